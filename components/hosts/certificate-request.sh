@@ -1,0 +1,20 @@
+# shellcheck shell=bash
+# Makes a private key on the machine that will use it, and prints a signing request. Variables: directory, file_name, common_name.
+: "${directory:?}" "${file_name:?}" "${common_name:?}"
+install_packages openssl
+install -d -m 0755 "$directory"
+key=$directory/$file_name.key
+if [[ ! -s $key ]]; then
+    openssl ecparam -name prime256v1 -genkey -noout -out "$key.sec1"
+    # PKCS#8 is what every reader of the key understands.
+    openssl pkcs8 -topk8 -nocrypt -in "$key.sec1" -out "$key.new"
+    rm -f "$key.sec1"
+    mv "$key.new" "$key"
+fi
+# The same key gives the same request again, so that a repeated run asks for nothing new.
+if [[ ! -s $directory/$file_name.csr ]] ||
+    ! cmp -s <(openssl req -in "$directory/$file_name.csr" -noout -pubkey) <(openssl pkey -in "$key" -pubout) ||
+    [[ $(openssl req -in "$directory/$file_name.csr" -noout -subject) != *"CN = $common_name" ]]; then
+    openssl req -new -sha256 -key "$key" -subj "/CN=$common_name" -out "$directory/$file_name.csr"
+fi
+cat "$directory/$file_name.csr"

@@ -1,0 +1,49 @@
+# shellcheck shell=bash
+# Installs K3s from a pinned binary and runs it with a configuration and a unit of our own. Variables: mode (server or
+# agent), version, binary_url, binary_sha256, configuration and registries (YAML), unit, ready_seconds.
+: "${mode:?}" "${version:?}" "${binary_url:?}" "${binary_sha256:?}" "${configuration:?}" "${registries:?}" "${unit:?}" "${ready_seconds:?}"
+service=k3s
+[[ $mode == server ]] || service=k3s-agent
+[[ -e /dev/kmsg ]] || fail "/dev/kmsg is missing: the raw lxc lines of this container are not in force. Restart it on its Proxmox host (pct reboot)."
+install_packages wget ca-certificates iptables
+
+binary=/usr/local/bin/k3s
+matches() { printf '%s  %s\n' "$binary_sha256" "$1" | sha256sum --check --status 2>/dev/null; }
+if ! matches "$binary"; then
+    say "downloading K3s $version"
+    new=$(mktemp /usr/local/bin/.k3s.XXXXXX)
+    trap 'rm -f "$new"' EXIT
+    log=$(wget --no-verbose --tries=3 --timeout=30 -O "$new" "$binary_url" 2>&1) ||
+        fail "K3s could not be downloaded from $binary_url: $(tail -n 1 <<<"$log"). Is kubernetes.binaryUrl right and reachable from this machine?"
+    matches "$new" ||
+        fail "the K3s binary from $binary_url has the SHA-256 $(sha256sum "$new" | cut -d' ' -f1), not $binary_sha256. Either kubernetes.binarySha256 is wrong or the file is not the one you mean; it was not installed."
+    chmod 0755 "$new"
+    mv -f "$new" "$binary"
+    # A running process keeps the old file, so only a restart brings the new version.
+    file_changed=yes
+fi
+
+install -d -m 0755 /etc/rancher /etc/rancher/k3s
+write_file /etc/rancher/k3s/config.yaml 0600 root:root "$configuration"
+write_file /etc/rancher/k3s/registries.yaml 0600 root:root "$registries"
+write_file "/etc/systemd/system/$service.service" 0644 root:root "$unit"
+systemctl daemon-reload
+systemctl -q enable "$service"
+
+active() { systemctl -q is-active "$service"; }
+last_words() { printf 'It said last: %s' "$(journalctl -u "$service" -p 4 -n 1 --no-pager -o cat 2>/dev/null | cut -c 1-300)"; }
+if [[ $file_changed == yes ]] || ! active; then
+    say "starting K3s $mode"
+    systemctl restart --no-block "$service"
+    sleep 1
+fi
+if [[ $mode == server ]]; then
+    cause="the datastore does not answer, or refuses this server's certificate"
+else
+    cause="the API balancer's virtual address does not answer, or the token is not the cluster's"
+fi
+wait_until "$ready_seconds" "K3s $mode to be ready" "$cause" active
+if [[ $mode == server ]]; then
+    ready() { "$binary" kubectl get --raw /readyz; }
+    wait_until "$ready_seconds" "the Kubernetes API of this server to be ready" "$cause" ready
+fi

@@ -1,0 +1,223 @@
+"""K3s: servers on an external datastore, workers that join through the API balancer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import jinja2
+import pulumi
+import pulumi_random as random
+import yaml
+
+from components.api_load_balancer import ApiLoadBalancer
+from components.certificate_authority import Certificate, CertificateArgs, CertificateUsage
+from components.k3s_datastore import ROLE, K3sDatastore
+from components.remote import Host, read_host_file, run_script
+
+POD_NETWORK: Final = "10.42.0.0/16"
+SERVICE_NETWORK: Final = "10.43.0.0/16"
+
+READY_SECONDS: Final = 300
+"""How long a node may take; measured 10 to 30 s, plus the first pull of images over a slow line."""
+
+CONTROLLER_MANAGER_ARGUMENTS: Final = ("node-monitor-period=2s", "node-monitor-grace-period=16s")
+"""A silent node is given up after 16 s instead of 50 s: it decides how long a dead database node is still sent
+connections. Cost: a node that hangs for 16 s loses its place; four missed heartbeats (below) keep that rare."""
+
+KUBELET_ARGUMENTS: Final = ("node-status-update-frequency=4s",)
+
+API_SERVER_ARGUMENTS: Final = ("default-not-ready-toleration-seconds=30", "default-unreachable-toleration-seconds=30")
+"""Pods without a state of their own start elsewhere 30 s after their node is given up, not after 5 minutes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class K3sControlPlaneArgs:
+    """Inputs of :class:`K3sControlPlane`."""
+
+    servers: Sequence[Host]
+    """Machines that run the control plane, and pods as well. The first bootstraps the datastore."""
+    workers: Sequence[Host]
+    """Machines that run pods only."""
+    datastore: K3sDatastore
+    """Where the servers keep their objects."""
+    load_balancer: ApiLoadBalancer
+    """Where everybody reaches the API."""
+    version: str
+    """Exact K3s release, e.g. ``v1.36.3+k3s1``; a channel name is no version."""
+    binary_url: str
+    """Where the machines download the K3s binary from."""
+    binary_sha256: str
+    """SHA-256 of the binary in hex; another file is not installed."""
+    tls_names: Sequence[str]
+    """Names and addresses in the API's certificate; the virtual address must be among them."""
+    registry_mirrors: Mapping[str, Sequence[str]]
+    """Image registry (``*`` for any) to the URLs it is pulled from instead. Empty: straight from the registries."""
+
+
+def server_configuration(
+    host: Host, args: K3sControlPlaneArgs, certificate: Certificate, token: str, agent_token: str
+) -> str:
+    """``config.yaml`` of a server. What must be equal on all servers is equal here because it is written here only."""
+    return yaml.safe_dump(
+        {
+            "token": token,
+            "agent-token": agent_token,
+            "datastore-endpoint": args.datastore.endpoint,
+            "datastore-cafile": certificate.authority_file,
+            "datastore-certfile": certificate.certificate_file,
+            "datastore-keyfile": certificate.key_file,
+            "node-name": host.name,
+            "node-ip": host.address,
+            "tls-san": list(args.tls_names),
+            "cluster-cidr": POD_NETWORK,
+            "service-cidr": SERVICE_NETWORK,
+            # MetalLB hands out the addresses; two would write to the same field.
+            "disable": ["servicelb", "traefik"],
+            # Only possible when the cluster is made.
+            "secrets-encryption": True,
+            "write-kubeconfig-mode": "0600",
+            "kubelet-arg": list(KUBELET_ARGUMENTS),
+            "kube-apiserver-arg": list(API_SERVER_ARGUMENTS),
+            "kube-controller-manager-arg": list(CONTROLLER_MANAGER_ARGUMENTS),
+        },
+        sort_keys=False,
+    )
+
+
+def worker_configuration(host: Host, endpoint: str, ca_hash: str, agent_token: str) -> str:
+    """``config.yaml`` of a worker. The hash in the token lets it recognise the cluster before it trusts it."""
+    return yaml.safe_dump(
+        {
+            "server": endpoint,
+            "token": f"K10{ca_hash}::node:{agent_token}",
+            "node-name": host.name,
+            "node-ip": host.address,
+            "kubelet-arg": list(KUBELET_ARGUMENTS),
+        },
+        sort_keys=False,
+    )
+
+
+def registries_configuration(mirrors: Mapping[str, Sequence[str]]) -> str:
+    """``registries.yaml``: where images come from."""
+    return yaml.safe_dump(
+        {"mirrors": {registry: {"endpoint": list(urls)} for registry, urls in mirrors.items()}}, sort_keys=False
+    )
+
+
+class K3sControlPlane(pulumi.ComponentResource):
+    """A K3s cluster: every server and worker installed from one pinned binary.
+
+    The first server starts alone, since it writes the cluster's certificates into the datastore; then all others at once.
+    Ready means that every node is Ready, seen through the balancer. Does not upgrade a running cluster node by node.
+    """
+
+    kubeconfig: pulumi.Output[str]
+    """Kubeconfig of the cluster's admin, pointing at the virtual address. Secret."""
+    node_names: Sequence[str]
+    """Names of all nodes."""
+
+    def __init__(self, name: str, args: K3sControlPlaneArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("school:index:K3sControlPlane", name, {"version": args.version}, opts)
+        self.node_names = [host.name for host in (*args.servers, *args.workers)]
+        self._name, self._args = name, args
+        token, agent_token = self._token("token"), self._token("agent-token")
+        first, *others = args.servers
+
+        first_started = self._start_server(first, token, agent_token, after=[args.datastore, args.load_balancer])
+        ca_hash = run_script(f"{name}-ca-hash", first, "k3s-ca-hash.sh", parent=self, depends_on=[first_started])
+        started = [first_started]
+        started += [self._start_server(host, token, agent_token, after=[first_started]) for host in others]
+        started += [self._start_worker(host, ca_hash.stdout, agent_token) for host in args.workers]
+
+        ready = run_script(
+            f"{name}-ready",
+            first,
+            "k3s-cluster-ready.sh",
+            parent=self,
+            variables={
+                "endpoint": args.load_balancer.endpoint,
+                "nodes": " ".join(self.node_names),
+                "ready_seconds": str(READY_SECONDS),
+            },
+            timeout_seconds=READY_SECONDS + 60,
+            # No value carries it: a node's readiness is not something its installation returns.
+            depends_on=started,
+        )
+        kubeconfig = run_script(
+            f"{name}-kubeconfig",
+            first,
+            "k3s-kubeconfig.sh",
+            parent=self,
+            variables={"endpoint": args.load_balancer.endpoint},
+            secret_output=True,
+            # Whoever has the kubeconfig may use the cluster, so it comes when the cluster is ready.
+            depends_on=[ready],
+        )
+        self.kubeconfig = pulumi.Output.secret(kubeconfig.stdout)
+        self.register_outputs({"kubeconfig": self.kubeconfig})
+
+    def _token(self, suffix: str) -> pulumi.Output[str]:
+        made = random.RandomPassword(
+            f"{self._name}-{suffix}", length=48, special=False, opts=pulumi.ResourceOptions(parent=self)
+        )
+        return pulumi.Output.secret(made.result)
+
+    def _start_server(
+        self,
+        host: Host,
+        token: pulumi.Output[str],
+        agent_token: pulumi.Output[str],
+        after: Sequence[pulumi.Resource],
+    ) -> pulumi.Resource:
+        certificate = Certificate(
+            f"{self._name}-{host.name}-datastore-client",
+            CertificateArgs(
+                authority=self._args.datastore.authority,
+                host=host,
+                common_name=ROLE,
+                usage=CertificateUsage.CLIENT,
+                alternative_names=(),
+                directory="/etc/school-postgres/datastore",
+                file_name="client",
+            ),
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        configuration = pulumi.Output.all(token, agent_token, certificate.fingerprint).apply(
+            lambda values: server_configuration(host, self._args, certificate, values[0], values[1])
+        )
+        return self._install(host, "server", configuration, after)
+
+    def _start_worker(
+        self, host: Host, ca_hash: pulumi.Output[str], agent_token: pulumi.Output[str]
+    ) -> pulumi.Resource:
+        configuration = pulumi.Output.all(ca_hash, agent_token).apply(
+            lambda values: worker_configuration(host, self._args.load_balancer.endpoint, values[0], values[1])
+        )
+        return self._install(host, "agent", configuration, ())
+
+    def _install(
+        self, host: Host, mode: str, configuration: pulumi.Output[str], after: Sequence[pulumi.Resource]
+    ) -> pulumi.Resource:
+        return run_script(
+            f"{self._name}-{host.name}",
+            host,
+            "k3s-node.sh",
+            parent=self,
+            variables={
+                "mode": mode,
+                "version": self._args.version,
+                "binary_url": self._args.binary_url,
+                "binary_sha256": self._args.binary_sha256,
+                "configuration": configuration,
+                "registries": registries_configuration(self._args.registry_mirrors),
+                "unit": jinja2.Template(read_host_file("k3s.service.j2"), undefined=jinja2.StrictUndefined).render(
+                    mode=mode
+                ),
+                "ready_seconds": str(READY_SECONDS),
+            },
+            timeout_seconds=2 * READY_SECONDS + 600,
+            depends_on=after,
+        )

@@ -1,0 +1,100 @@
+"""A Proxmox host: what its kernel must offer, and the container template on its storage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import pulumi
+import pulumi_proxmoxve as proxmoxve
+
+from components.remote import Host, run_script
+
+NEEDED_MODULES: Final = ("overlay", "br_netfilter", "nf_conntrack")
+OPTIONAL_MODULES: Final = ("vxlan", "ip_tables", "iptable_nat", "iptable_filter")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProxmoxHostArgs:
+    """Inputs of :class:`ProxmoxHost`."""
+
+    node_name: str
+    """Name of the host in Proxmox, e.g. ``pve1``."""
+    address: str
+    """IPv4 address that its SSH answers on."""
+    ssh_private_key: pulumi.Input[str]
+    """Private key of root. Secret."""
+    ssh_host_key: str
+    """Public host key in authorized-keys form; another key is refused."""
+    owner: str
+    """Whose settings these are (the stack's name): two stacks on one host do not touch each other's files."""
+    template_url: str
+    """Where Proxmox downloads the container template from."""
+    template_sha512: str
+    """SHA-512 of the template in hex; Proxmox refuses a file with another one."""
+    template_storage: str
+    """Proxmox storage with the content type ``vztmpl``, e.g. ``local``."""
+
+
+class ProxmoxHost(pulumi.ComponentResource):
+    """Makes one Proxmox host ready for containers that run Kubernetes.
+
+    Creates: kernel modules and file-watch limits (two files, removed on destroy) and the downloaded template.
+    Does not install or update Proxmox, and does not touch storage, network or firewall of the host.
+    """
+
+    node_name: str
+    """Name of the host in Proxmox."""
+    host: Host
+    """The host itself, for scripts that need its ``pct``."""
+    template_file_id: pulumi.Output[str]
+    """Volume id of the template, e.g. ``local:vztmpl/debian-12-standard_12.12-1_amd64.tar.zst``."""
+
+    def __init__(self, name: str, args: ProxmoxHostArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("school:index:ProxmoxHost", name, {"nodeName": args.node_name, "address": args.address}, opts)
+        self.node_name = args.node_name
+        reached = Host(
+            name=args.node_name,
+            address=args.address,
+            private_key=args.ssh_private_key,
+            host_key=args.ssh_host_key,
+        )
+        prepared = run_script(
+            f"{name}-kernel",
+            reached,
+            "prepare-proxmox-host.sh",
+            parent=self,
+            variables={
+                "owner": args.owner,
+                "needed_modules": " ".join(NEEDED_MODULES),
+                "optional_modules": " ".join(OPTIONAL_MODULES),
+            },
+            on_delete=True,
+        )
+        self.host = Host(
+            name=args.node_name,
+            address=args.address,
+            private_key=args.ssh_private_key,
+            host_key=args.ssh_host_key,
+            prepared_by=(prepared,),
+        )
+        template = proxmoxve.download.File(
+            f"{name}-template",
+            node_name=args.node_name,
+            datastore_id=args.template_storage,
+            content_type="vztmpl",
+            url=args.template_url,
+            file_name=args.template_url.rsplit("/", 1)[-1],
+            checksum=args.template_sha512,
+            checksum_algorithm="sha512",
+            # True would download again, and replace every container, when upstream changes the file's size.
+            overwrite=False,
+            # A template of that name that somebody else downloaded is checked and used, not an error.
+            overwrite_unmanaged=True,
+            upload_timeout=600,
+            opts=pulumi.ResourceOptions(
+                parent=self, delete_before_replace=True, custom_timeouts=pulumi.CustomTimeouts(create="15m")
+            ),
+        )
+        self.template_file_id = template.id
+        self.register_outputs({"template_file_id": self.template_file_id})

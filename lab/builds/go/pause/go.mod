@@ -1,0 +1,3 @@
+module school-postgres/lab/builds/pause
+
+go 1.26

@@ -1,0 +1,113 @@
+"""Runs a Pulumi program inside the engine's stack: started by the language host with the project's own Python.
+
+It stays independent of the rest of this package, because the project's interpreter need not have it on its path.
+
+Exit status: 0 done; 32 the user has been told what went wrong (a traceback, cut to the program's own part);
+1 after ``pulumi.RunError`` (its message is shown without a traceback); otherwise what the program passed to
+``sys.exit``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import runpy
+import sys
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+
+USER_HAS_BEEN_TOLD = 32
+INTERRUPTED = 130
+
+try:
+    import pulumi
+    import pulumi.runtime
+except ImportError as error:
+    print(
+        f"The Python of this project ({sys.executable}) cannot load the package 'pulumi': {error}.\n"
+        "Install the project's requirements into its virtual environment (pip install -r requirements.txt).",
+        file=sys.stderr,
+    )
+    sys.exit(1)
+
+
+def program_traceback(error: BaseException, program: str) -> str:
+    """The traceback of ``error`` without the frames that lie before the program's own file."""
+    own = os.path.realpath(program)
+    own_files = {own, os.path.join(own, "__main__.py")}
+    frames = traceback.extract_tb(error.__traceback__)
+    for index, frame in enumerate(frames):
+        if os.path.realpath(frame.filename) in own_files:
+            return "".join(
+                traceback.format_exception(type(error), error, error.__traceback__, limit=-(len(frames) - index))
+            )
+    return "".join(traceback.format_exception(error))
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line that the language host writes."""
+    parser = argparse.ArgumentParser(description="Run a Pulumi program written in Python")
+    for option in ("monitor", "engine", "project", "stack", "organization", "root-directory", "pwd"):
+        parser.add_argument(f"--{option}", default="")
+    parser.add_argument("--dry-run", choices=["true", "false"], default="false")
+    parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument("program")
+    parser.add_argument("arguments", nargs="*")
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the program to its end; returns the exit status."""
+    pulumi.runtime.set_all_config(pulumi.runtime.get_config_env(), pulumi.runtime.get_config_secret_keys_env())
+    pulumi.runtime.configure(
+        pulumi.runtime.Settings(
+            monitor=options.monitor,
+            engine=options.engine,
+            project=options.project,
+            stack=options.stack,
+            organization=options.organization,
+            root_directory=options.root_directory,
+            parallel=options.parallel,
+            dry_run=options.dry_run == "true",
+        )
+    )
+    sys.argv = [options.program, *options.arguments]
+    if options.pwd:
+        os.chdir(options.pwd)
+    program = os.path.abspath(options.program)
+    if os.path.isdir(program) and not os.path.isfile(os.path.join(program, "__main__.py")):
+        pulumi.log.error(f"unable to find main python program `__main__.py` in `{program}`")
+        return USER_HAS_BEEN_TOLD
+
+    # Futures of resources that were never reached stay unobserved after a failure; asyncio's complaints help nobody.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    workers = ThreadPoolExecutor(max_workers=max(options.parallel, 1) * 4)
+    loop.set_default_executor(workers)
+
+    def program_body() -> None:
+        runpy.run_path(options.program, run_name="__main__")
+
+    try:
+        loop.run_until_complete(pulumi.runtime.run_in_stack(program_body))
+        return 0
+    except pulumi.RunError as error:
+        pulumi.log.error(str(error))
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        pulumi.log.error("Program failed with an unhandled exception:\n" + program_traceback(error, program))
+        return USER_HAS_BEEN_TOLD
+    finally:
+        workers.shutdown(wait=True)
+        loop.close()
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(run(parse(sys.argv[1:])))

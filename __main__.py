@@ -47,6 +47,8 @@ def main() -> None:
     stack = pulumi.get_stack()
     config = pulumi.Config()
     settings = configuration.from_pulumi(config)
+    for warning in settings.warnings():
+        pulumi.log.warn(warning)
     ssh_private_key = config.require_secret(credentials.PRIVATE_KEY)
     # Read in the clear only to derive what is public from it.
     ssh_public_key = credentials.ssh_public_key(config.require(credentials.PRIVATE_KEY))

@@ -25,8 +25,6 @@ from typing import Annotated, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import pulumi
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -41,10 +39,12 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
 
+import credentials
+
 NAMESPACE = "school-postgres"
 """Project name and namespace of every configuration key."""
 
-SECRET_KEYS = ("proxmoxApiToken", "sshPrivateKey")
+SECRET_KEYS = (credentials.PROXMOX_API_TOKEN, credentials.PRIVATE_KEY)
 """Keys that are read with ``require_secret`` by the program and never enter :class:`Settings`."""
 
 POD_NETWORK = IPv4Network("10.42.0.0/16")
@@ -1160,7 +1160,7 @@ class Settings(_Model):
 
 _LONGEST_SHOWN = 60
 _LOOKS_SECRET = re.compile(
-    r"PRIVATE KEY|PASSWORD|PASSWD|SECRET|TOKEN|\S+@\S+![^=\s]+=|://[^/\s]*@|BEARER|[0-9a-f]{8}-([0-9a-f]{4}-){3}",
+    r"PRIVATE KEY|(PASSWORD|PASSWD|SECRET|TOKEN)\s*[=:]|\S+@\S+![^=\s]+=|://[^/\s]*@|BEARER|[0-9a-f]{8}-([0-9a-f]{4}-){3}",
     re.IGNORECASE,
 )
 
@@ -1783,28 +1783,10 @@ def from_pulumi(config: pulumi.Config) -> Settings:
     return settings
 
 
-def public_half(private_key: str) -> str:
-    """Public key, in OpenSSH form, of a private one; raises ValueError when it is not an unencrypted private key."""
-    try:
-        key = load_ssh_private_key(private_key.strip().encode() + b"\n", password=None)
-    except (TypeError, ValueError, UnsupportedAlgorithm):
-        raise ValueError("not an unencrypted OpenSSH private key") from None
-    return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-
-
-def ssh_public_key(config: pulumi.Config) -> str:
-    """Public half of the secret ``sshPrivateKey``; raises :class:`SettingsError` when that cannot be used."""
-    value = config.get("sshPrivateKey")
-    faults = [fault for fault in check_secrets({"sshPrivateKey": value}) if fault.startswith("sshPrivateKey ")]
-    if value is None or faults:
-        raise SettingsError(faults)
-    return public_half(value)
-
-
 def _is_private_key(value: str) -> bool:
     try:
-        public_half(value)
-    except ValueError:
+        credentials.ssh_public_key(value)
+    except pulumi.RunError:
         return False
     return True
 
@@ -1816,7 +1798,7 @@ def _is_api_token(value: str) -> bool:
 
 
 _SECRETS: Mapping[str, tuple[Callable[[str], bool], Rule]] = {
-    "proxmoxApiToken": (
+    credentials.PROXMOX_API_TOKEN: (
         _is_api_token,
         Rule(
             "an API token of the form user@realm!id=uuid",
@@ -1824,7 +1806,7 @@ _SECRETS: Mapping[str, tuple[Callable[[str], bool], Rule]] = {
             "`pulumi config set --secret proxmoxApiToken`",
         ),
     ),
-    "sshPrivateKey": (
+    credentials.PRIVATE_KEY: (
         _is_private_key,
         Rule(
             "a private key in OpenSSH form without passphrase",

@@ -114,37 +114,24 @@ class ProxmoxLxcNode(pulumi.ComponentResource):
             },
         )
         self.container = self._container(name, args, claimed)
-        raw_lines = run_script(
-            f"{name}-lxc-lines",
-            Host(
-                name=args.proxmox.node_name,
-                address=args.proxmox.host.address,
-                private_key=args.ssh_private_key,
-                host_key=args.proxmox.host.host_key,
-                machine=self.container,
-            ),
-            "raw-lxc-lines.sh",
-            parent=self,
-            variables={"vm_id": str(args.vm_id), "lines": KUBERNETES_LXC_LINES if args.runs_kubernetes else ""},
-            timeout_seconds=300,
-            on_delete=True,
-            depends_on=[self.container],
+        # The machine as its Proxmox host sees it: what is done to it there is gone with the container.
+        from_outside = Host(
+            name=args.proxmox.node_name,
+            address=args.proxmox.host.address,
+            private_key=args.ssh_private_key,
+            host_key=args.proxmox.host.host_key,
+            machine=self.container,
         )
+        raw_lines = [self._raw_lines(name, args, from_outside)] if args.runs_kubernetes else []
         host_key = run_script(
             f"{name}-host-key",
-            Host(
-                name=args.proxmox.node_name,
-                address=args.proxmox.host.address,
-                private_key=args.ssh_private_key,
-                host_key=args.proxmox.host.host_key,
-                machine=self.container,
-            ),
+            from_outside,
             "read-host-key.sh",
             parent=self,
             variables={"vm_id": str(args.vm_id), "address": args.address},
             timeout_seconds=240,
             # The restart that new raw lines cause must be over before anything connects.
-            depends_on=[raw_lines],
+            depends_on=[self.container, *raw_lines],
         )
         reached = Host(
             name=args.machine_name,
@@ -176,6 +163,18 @@ class ProxmoxLxcNode(pulumi.ComponentResource):
             prepared_by=(prepared,),
         )
         self.register_outputs({"address": self.address, "host_key": host_key.stdout})
+
+    def _raw_lines(self, name: str, args: ProxmoxLxcNodeArgs, from_outside: Host) -> pulumi.Resource:
+        return run_script(
+            f"{name}-lxc-lines",
+            from_outside,
+            "raw-lxc-lines.sh",
+            parent=self,
+            variables={"vm_id": str(args.vm_id), "lines": KUBERNETES_LXC_LINES},
+            timeout_seconds=300,
+            on_delete=True,
+            depends_on=[self.container],
+        )
 
     def _container(self, name: str, args: ProxmoxLxcNodeArgs, claimed: pulumi.Resource) -> proxmoxve.ContainerLegacy:
         return proxmoxve.ContainerLegacy(

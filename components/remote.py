@@ -93,7 +93,11 @@ def run_script(
 
     Scripts are idempotent: a changed connection, variable or script runs them again in place.
     """
-    stdin = pulumi.Output.all(**dict(variables or {})).apply(lambda values: compose_script(script, values))
+    values: Mapping[str, pulumi.Input[str]] = variables or {}
+    # By position: without any value, Output.all would give a list and not a mapping.
+    stdin = pulumi.Output.all(*values.values()).apply(
+        lambda texts: compose_script(script, dict(zip(values, texts, strict=True)))
+    )
     task = script.removesuffix(".sh")
 
     def operation(kind: str) -> str:

@@ -98,20 +98,21 @@ class Workshop:
         :class:`Stopped` when the whole run is being stopped.
         """
         words = [str(word) for word in command]
+        variables = {**os.environ, **(environment or {})}
         self.note(" ".join(words))
+        if not shutil.which(words[0], path=variables.get("PATH")):
+            raise self.failure(f"the program {words[0]} is not on this machine")
         with self.log.open("ab") as log, open(output, "wb") if output else nullcontext(log) as out:
-            try:
-                process = subprocess.Popen(
-                    words,
-                    cwd=directory,
-                    env={**os.environ, **(environment or {})},
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=log,
-                    start_new_session=True,
-                )
-            except FileNotFoundError as error:
-                raise self.failure(f"the program {words[0]} is not on this machine") from error
+            process = subprocess.Popen(
+                # ends with this process, however that ends: a build without its owner would go on in a lost directory
+                ["setpriv", "--pdeathsig", "KILL", "--", *words],
+                cwd=directory,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log,
+                start_new_session=True,
+            )
             while process.poll() is None:
                 if self._stop.wait(0.1):
                     _end(process)
@@ -134,7 +135,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         except ProcessLookupError:
             break
         try:
-            process.wait(timeout=10)
+            process.wait(timeout=3)
             break
         except subprocess.TimeoutExpired:
             continue

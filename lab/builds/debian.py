@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ SOURCES_OF_APT = Path("/etc/apt")
 REMOVED_FROM_ALL = (
     "var/cache/apt/archives/*.deb",
     "var/cache/apt/*.bin",
+    "var/cache/ldconfig/*",
     "var/cache/debconf/*-old",
     "var/lib/apt/lists/*",
     "var/log/*.log",
@@ -159,6 +161,38 @@ def file_digest(path: Path, algorithm: str) -> str:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
+def needed_packages() -> list[str]:
+    """The Debian packages that the machine under the lab needs, from :data:`PACKAGE_LIST`."""
+    lines = (line.partition("#")[0].strip() for line in PACKAGE_LIST.read_text().splitlines())
+    return [line for line in lines if line]
+
+
+def missing_packages() -> list[str]:
+    """Which of :func:`needed_packages` are not installed on this machine."""
+    listed = subprocess.run(
+        ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\\n"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    installed = {line.split()[1] for line in listed.splitlines() if line.startswith("installed ")}
+    return [name for name in needed_packages() if name not in installed]
+
+
+def install_packages(log: Path) -> list[str]:
+    """Install what is missing of the packages that the lab needs; the answer says which (empty: nothing was done).
+
+    Raises :class:`BuildError` when apt fails; ``log`` has all it printed.
+    """
+    names = missing_packages()
+    if names:
+        shop = Workshop("the machine's Debian packages", log, threading.Event())
+        environment = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
+        shop.run(["apt-get", "update", "--quiet"], environment=environment)
+        shop.run(["apt-get", "install", "--yes", "--no-install-recommends", *names], environment=environment)
+    return names
+
+
 # ------------------------------------------------------------------ the container template
 
 TEMPLATE_PACKAGES = (
@@ -213,7 +247,7 @@ DATABASE_PACKAGES = ("busybox-static", "ca-certificates", "openssl", "pgbouncer"
 
 REMOVED_FROM_DATABASE = (
     "etc/postgresql/*",
-    "etc/ssl/private/ssl-cert-snakeoil.key",
+    "etc/ssl/*/ssl-cert-snakeoil.*",
     "usr/lib/postgresql/*/lib/bitcode",
     "usr/lib/postgresql/*/lib/llvmjit*",
     "usr/lib/python3*/ensurepip",

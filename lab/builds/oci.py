@@ -37,7 +37,7 @@ class ImageConfig:
 
 
 def write_layer(shop: Workshop, root: Path, directory: Path) -> None:
-    """Pack ``root`` as a layer: ``directory`` gets the blob, named by its digest, and its description ``layer.json``."""
+    """Pack ``root`` as a layer: ``directory`` gets the blob, named by its digest, and ``layer.json``."""
     archive = directory / "layer.tar"
     pack(shop, root, archive)
     content = file_digest(archive, "sha256")

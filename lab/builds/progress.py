@@ -43,7 +43,8 @@ class ConsoleReport:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._live:
+            self._progress.stop()
 
     def started(self, name: str, usual_seconds: float) -> None:
         """Show the build of ``name``."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import versions
 from lab import places
 from lab.builds import debian, golang, oci
-from lab.builds.cache import Build, Recipe, Workshop
+from lab.builds.cache import Build, Recipe, Workshop, files_below
 
 PULUMI = "3.259.0"
 HELM = "4.3.1"
@@ -23,6 +23,9 @@ PAUSE = "3.6"
 
 IMAGE_SOURCES = places.REPOSITORY / "lab" / "images"
 K3S_SOURCES = places.REPOSITORY / "lab" / "k3s"
+K3S_PAYLOAD = "runtime.tar.zst"
+"""What the build script of k3s puts between its sources when somebody runs it by hand."""
+
 DOWNLOADS = places.CACHE / "debian-packages"
 """Debian package files, kept so that a changed recipe does not download them again."""
 
@@ -40,11 +43,13 @@ def go_program(
     *packages: str,
     usual_seconds: float,
     module: Path | None = None,
+    sources: Sequence[Path] = (),
     variables: Mapping[str, str] | None = None,
 ) -> Recipe:
     """The programs ``packages`` of the module folder ``name`` (or ``module``), in the artefact's directory.
 
-    One package becomes a program called ``name``; several keep the names of their own folders.
+    One package becomes a program called ``name``; several keep the names of their own folders. ``sources`` are the
+    parts of the module that the programs are made of (default: all of it).
     """
     folder = module or golang.MODULES / name
 
@@ -53,7 +58,7 @@ def go_program(
         golang.go_build(shop, folder, output, *packages, variables=variables)
 
     inputs: tuple[str | Path, ...] = (
-        folder,
+        *(sources or [folder]),
         *packages,
         repr(variables),
         golang.go_version(),
@@ -66,10 +71,17 @@ def k3s() -> Recipe:
     """The lab's k3s: Kubernetes, kine and flannel in one program, by the build script beside its sources."""
 
     def build(directory: Path, shop: Workshop, needs: Mapping[str, Path]) -> None:
-        shop.run(["bash", K3S_SOURCES / "build.sh", directory / "k3s"], environment=golang.go_environment())
+        scratch = directory / "sources"
+        shutil.copytree(K3S_SOURCES, scratch, ignore=lambda _, names: {K3S_PAYLOAD}.intersection(names))
+        shop.run(["bash", scratch / "build.sh", directory / "k3s"], environment=golang.go_environment())
         (directory / "sha256").write_text(debian.file_digest(directory / "k3s", "sha256"))
+        shutil.rmtree(scratch)
 
-    return Recipe(name="k3s", build=build, inputs=(K3S_SOURCES, golang.go_version()), usual_seconds=360)
+    inputs: list[str | Path] = [golang.go_version()]
+    for path in sorted(files_below(K3S_SOURCES)):
+        if path.name != K3S_PAYLOAD:
+            inputs += [str(path.relative_to(K3S_SOURCES)), path]
+    return Recipe(name="k3s", build=build, inputs=tuple(inputs), usual_seconds=360)
 
 
 def tools(pulumi: Recipe, helm: Recipe) -> Recipe:
@@ -294,7 +306,13 @@ def all_recipes() -> dict[str, Recipe]:
     operator = go_program("postgres-operator", "github.com/zalando/postgres-operator/cmd", usual_seconds=221)
     rclone = go_program("rclone", ".", usual_seconds=14)
     pause = go_program("pause", ".", usual_seconds=2)
-    coredns = go_program("coredns", "./cmd/coredns", module=K3S_SOURCES, usual_seconds=15)
+    coredns = go_program(
+        "coredns",
+        "./cmd/coredns",
+        module=K3S_SOURCES,
+        sources=[K3S_SOURCES / "go.mod", K3S_SOURCES / "go.sum", K3S_SOURCES / "cmd" / "coredns"],
+        usual_seconds=30,
+    )
     base = database_root()
     database = database_image(base)
     metallb_tag = f"v{versions.METALLB.version}"

@@ -1,0 +1,130 @@
+"""The stack ``lab``: the school's configuration with as few differences as one machine needs.
+
+``Pulumi.lab.yaml`` is written, not kept in git: checksums of what was built, host keys and secrets are this machine's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from lab import places
+from lab.builds import Artefacts
+from lab.errors import LabError
+from lab.network import enter
+from lab.processes import run
+
+NAMESPACE = "school-postgres"
+K3S_VERSION = "v1.36.3+k3s1"
+POSTGRES_VERSION = "15"
+"""The version Debian 12 has; the lab's database image is made of it."""
+
+MEMORY_MIB = {"k3s-server": 1536, "k3s-worker": 1280, "datastore": 512, "api-load-balancer": 256}
+"""A third of the school's, measured to be enough without users; the lab fits into 6 GiB."""
+
+_HEADER = """\
+# Written by `school lab up` from Pulumi.school.yaml; changes here are lost. Not in git: keys and checksums are this machine's.
+"""
+
+
+def configuration(school: Mapping[str, Any], artefacts: Artefacts, proxmox_host_key: str) -> dict[str, Any]:
+    """The lab's configuration: ``school`` (the topics of Pulumi.school.yaml without their prefix) with the differences."""
+    lab = dict(school)
+    lab["network"] = {**school["network"], "gateway": places.GATEWAY, "aptProxy": places.APT_PROXY_URL}
+    lab["proxmox"] = {
+        **school["proxmox"],
+        "endpoint": places.PROXMOX_ENDPOINT,
+        "hosts": [
+            {"name": places.PROXMOX_NODE, "address": places.PROXMOX_ADDRESS, "sshHostKey": proxmox_host_key}
+        ],
+    }
+    lab["machines"] = [
+        {
+            **machine,
+            "proxmoxHost": places.PROXMOX_NODE,
+            "memoryMiB": max(MEMORY_MIB.get(role, 0) for role in machine["roles"]),
+            "diskGiB": 8,
+        }
+        for machine in school["machines"]
+    ]
+    lab["template"] = {
+        "url": f"{places.ARTEFACT_URL}/templates/{places.TEMPLATE_NAME}",
+        "sha512": artefacts.template_sha512,
+    }
+    lab["kubernetes"] = {
+        **school["kubernetes"],
+        "version": K3S_VERSION,
+        "binaryUrl": f"{places.ARTEFACT_URL}/k3s/k3s",
+        "binarySha256": artefacts.k3s_sha256.strip(),
+        "registryMirrors": {"*": [places.REGISTRY_URL]},
+        "helmRepository": f"{places.ARTEFACT_URL}/charts/",
+    }
+    lab["postgres"] = {
+        **school["postgres"],
+        "version": POSTGRES_VERSION,
+        "storage": {**school["postgres"]["storage"], "sizeGiB": 1},
+        "resources": {"cpuRequestMillicores": 50, "memoryRequestMiB": 128, "memoryLimitMiB": 512},
+    }
+    lab["protectData"] = False
+    return lab
+
+
+def prepare(artefacts: Artefacts, environment: Mapping[str, str]) -> None:
+    """Write Pulumi.lab.yaml, make the stack when it is missing, and set its secrets.
+
+    A second call leaves the file byte for byte as it is. Raises :class:`LabError` when the Pulumi command fails.
+    """
+    school = yaml.safe_load(places.SCHOOL_STACK_FILE.read_text(encoding="utf-8"))["config"]
+    topics = {key.removeprefix(f"{NAMESPACE}:"): value for key, value in school.items()}
+    host_key = " ".join(places.PROXMOX_HOST_KEY.with_suffix(".pub").read_text(encoding="utf-8").split()[:2])
+    wanted = {f"{NAMESPACE}:{key}": value for key, value in configuration(topics, artefacts, host_key).items()}
+    secrets = {
+        f"{NAMESPACE}:proxmoxApiToken": places.API_TOKEN.read_text(encoding="utf-8").strip(),
+        f"{NAMESPACE}:sshPrivateKey": places.SSH_KEY.read_text(encoding="utf-8"),
+    }
+    places.PULUMI_BACKEND.mkdir(parents=True, exist_ok=True)
+    places.PULUMI_HOME.mkdir(parents=True, exist_ok=True)
+
+    # Encrypted values can be kept as long as they are those of this lab: same passphrase, same secrets.
+    digest = hashlib.sha256(
+        "\0".join([places.PASSPHRASE.read_text(encoding="utf-8"), *secrets.values()]).encode()
+    ).hexdigest()
+    mark = places.STATE / "secrets" / "in-stack-file"
+    kept: dict[str, Any] = {}
+    if places.STACK_FILE.exists() and mark.exists() and mark.read_text(encoding="utf-8") == digest:
+        kept = yaml.safe_load(places.STACK_FILE.read_text(encoding="utf-8")) or {}
+    encrypted = {key: value for key, value in kept.get("config", {}).items() if key in secrets}
+    complete = set(encrypted) == set(secrets) and "encryptionsalt" in kept
+    content: dict[str, Any] = {"encryptionsalt": kept["encryptionsalt"]} if complete else {}
+    content["config"] = {**wanted, **(encrypted if complete else {})}
+    text = _HEADER + yaml.safe_dump(content, sort_keys=True, allow_unicode=True, width=200)
+    if not places.STACK_FILE.exists() or places.STACK_FILE.read_text(encoding="utf-8") != text:
+        places.STACK_FILE.write_text(text, encoding="utf-8")
+
+    if not _stack_exists():
+        _pulumi(["stack", "init", places.STACK, "--secrets-provider", "passphrase"], environment)
+    if not complete:
+        for key, value in secrets.items():
+            _pulumi(["config", "set", "--stack", places.STACK, "--secret", key], environment, value)
+        mark.write_text(digest, encoding="utf-8")
+        # Pulumi writes the file its own way; ours is the one that a second run must find unchanged.
+        content = yaml.safe_load(places.STACK_FILE.read_text(encoding="utf-8"))
+        encrypted = {key: value for key, value in content["config"].items() if key in secrets}
+        final = {"encryptionsalt": content["encryptionsalt"], "config": {**wanted, **encrypted}}
+        text = _HEADER + yaml.safe_dump(final, sort_keys=True, allow_unicode=True, width=200)
+        places.STACK_FILE.write_text(text, encoding="utf-8")
+
+
+def _stack_exists() -> bool:
+    return (places.PULUMI_BACKEND / ".pulumi" / "stacks" / NAMESPACE / f"{places.STACK}.json").exists()
+
+
+def _pulumi(arguments: list[str], environment: Mapping[str, str], secret: str | None = None) -> None:
+    command = enter(["pulumi", "--cwd", str(places.REPOSITORY), "--non-interactive", *arguments])
+    try:
+        run(command, input_text=secret, env=environment, timeout_seconds=120)
+    except LabError as error:
+        raise LabError(f"The stack {places.STACK} could not be set up: {error}") from error

@@ -1,0 +1,1 @@
+"""The ``school`` command: what a teacher does with a running cluster."""

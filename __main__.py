@@ -1,7 +1,6 @@
 """From bare Proxmox hosts to a PostgreSQL that survives the loss of any one machine.
 
-Reads like a table of contents: settings, providers, components, outputs. Every edge of the graph is a value that one
-component gives and the next one takes.
+Reads like a table of contents: settings, providers, components, outputs. What one component gives, the next one takes.
 """
 
 from __future__ import annotations

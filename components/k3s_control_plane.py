@@ -185,10 +185,10 @@ class K3sControlPlane(pulumi.ComponentResource):
             ),
             opts=pulumi.ResourceOptions(parent=self),
         )
-        configuration = pulumi.Output.all(token, agent_token, certificate.fingerprint).apply(
+        configuration = pulumi.Output.all(token, agent_token).apply(
             lambda values: server_configuration(host, self._args, certificate, values[0], values[1])
         )
-        return self._install(host, "server", configuration, after)
+        return self._install(host, "server", configuration, certificate.fingerprint, after)
 
     def _start_worker(
         self, host: Host, ca_hash: pulumi.Output[str], agent_token: pulumi.Output[str]
@@ -196,10 +196,15 @@ class K3sControlPlane(pulumi.ComponentResource):
         configuration = pulumi.Output.all(ca_hash, agent_token).apply(
             lambda values: worker_configuration(host, self._args.load_balancer.endpoint, values[0], values[1])
         )
-        return self._install(host, "agent", configuration, ())
+        return self._install(host, "agent", configuration, "", ())
 
     def _install(
-        self, host: Host, mode: str, configuration: pulumi.Output[str], after: Sequence[pulumi.Resource]
+        self,
+        host: Host,
+        mode: str,
+        configuration: pulumi.Output[str],
+        certificate_fingerprint: pulumi.Input[str],
+        after: Sequence[pulumi.Resource],
     ) -> pulumi.Resource:
         return run_script(
             f"{self._name}-{host.name}",
@@ -217,6 +222,7 @@ class K3sControlPlane(pulumi.ComponentResource):
                     mode=mode
                 ),
                 "ready_seconds": str(READY_SECONDS),
+                "certificate_fingerprint": certificate_fingerprint,
             },
             timeout_seconds=2 * READY_SECONDS + 600,
             depends_on=after,

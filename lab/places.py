@@ -64,13 +64,13 @@ APT_PROXY_SOCKET = RUNTIME / "apt-proxy.sock"
 SUPERVISOR_PID = PIDS / "supervisor"
 SYSCTL_BEFORE = STATE / "sysctl-before.json"
 
-STACK = "lab"
-STACK_FILE = REPOSITORY / "Pulumi.lab.yaml"
+STACK = os.environ.get("SCHOOL_LAB_STACK", "lab")
+STACK_FILE = REPOSITORY / f"Pulumi.{STACK}.yaml"
 SCHOOL_STACK_FILE = REPOSITORY / "Pulumi.school.yaml"
 
 # ------------------------------------------------------------------ network
 
-NAMESPACE = "school-lab"
+NAMESPACE = os.environ.get("SCHOOL_LAB_NAMESPACE", "school-lab")
 NAMESPACE_PATH = Path("/run/netns") / NAMESPACE
 BRIDGE = "vmbr0"
 NETWORK = ipaddress.IPv4Network("10.0.145.0/24")
@@ -88,7 +88,7 @@ FAKEPVE_ADDRESS = "127.0.0.2"
 
 APT_PROXY_PORT = 3142
 APT_PROXY_URL = f"http://{GATEWAY}:{APT_PROXY_PORT}"
-APT_PROXY_LOOPBACK_PORT = 3143
+APT_PROXY_LOOPBACK_PORT = int(os.environ.get("SCHOOL_LAB_LOOPBACK_PORT", "3143"))
 """Port on the machine's own loopback where the package proxy listens before socat carries it over."""
 
 REGISTRY_PORT = 5000

@@ -40,6 +40,9 @@ install_packages() {
         [[ $(dpkg-query -W -f='${db:Status-Abbrev}' "$name" 2>/dev/null || true) == ii* ]] || missing+=("$name")
     done
     ((${#missing[@]})) || return 0
+    # A machine with two roles is worked on by two scripts at once, and apt waits for nobody while it reads its lists.
+    exec 9>/run/school-postgres-packages.lock
+    flock --timeout 600 9 || fail "another installation of packages on this machine does not end"
     say "installing ${missing[*]}"
     local log
     log=$(mktemp)
@@ -52,6 +55,7 @@ install_packages() {
         fail "Debian packages could not be installed (${missing[*]}). Is the package mirror reachable from this machine? See network.aptProxy in the stack's configuration."
     fi
     rm -f "$log"
+    exec 9>&-
 }
 
 # write_file PATH MODE OWNER CONTENT : sets file_changed=yes when the content or the mode was different.

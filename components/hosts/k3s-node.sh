@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # Installs K3s from a pinned binary and runs it with a configuration and a unit of our own. Variables: mode (server or
-# agent), version, binary_url, binary_sha256, configuration and registries (YAML), unit, ready_seconds.
-: "${mode:?}" "${version:?}" "${binary_url:?}" "${binary_sha256:?}" "${configuration:?}" "${registries:?}" "${unit:?}" "${ready_seconds:?}"
+# agent), version, binary_url, binary_sha256, configuration and registries (YAML), unit, ready_seconds,
+# certificate_fingerprint (of a server's datastore certificate; empty for an agent).
+: "${mode:?}" "${version:?}" "${binary_url:?}" "${binary_sha256:?}" "${configuration:?}" "${registries:?}" "${unit:?}" "${ready_seconds:?}" "${certificate_fingerprint?}"
 service=k3s
 [[ $mode == server ]] || service=k3s-agent
 [[ -e /dev/kmsg ]] || fail "/dev/kmsg is missing: the raw lxc lines of this container are not in force. Restart it on its Proxmox host (pct reboot)."
@@ -26,6 +27,8 @@ fi
 install -d -m 0755 /etc/rancher /etc/rancher/k3s
 write_file /etc/rancher/k3s/config.yaml 0600 root:root "$configuration"
 write_file /etc/rancher/k3s/registries.yaml 0600 root:root "$registries"
+# K3s reads its certificate only at the start: a renewed one is a changed file here.
+write_file /etc/rancher/k3s/datastore-certificate 0600 root:root "$certificate_fingerprint"
 write_file "/etc/systemd/system/$service.service" 0644 root:root "$unit"
 systemctl daemon-reload
 systemctl -q enable "$service"

@@ -31,15 +31,16 @@ done
 
 # shellcheck disable=SC2086 # one module a line is what is wanted
 write_file "$modules_file" 0644 root:root "$(printf '%s\n' $needed_modules $optional_modules)"
-write_file "$sysctl_file" 0644 root:root "# Every kubelet and container runtime watches files; the defaults are used up by three nodes on one host.
-fs.inotify.max_user_instances = 8192
-fs.inotify.max_user_watches = 524288"
-if [[ $file_changed == yes ]]; then
-    # Only upwards: another program of this host may need more.
-    while read -r name _ value; do
-        [[ $name == fs.* ]] || continue
-        if (($(sysctl -n "$name") < value)); then
-            sysctl -q -w "$name=$value" || say "$name could not be raised to $value; raise it by hand if the kubelet reports 'too many open files'"
-        fi
-    done <"$sysctl_file"
-fi
+# Only upwards, now and at the next boot: another program of this host may need more.
+limits="# Every kubelet and container runtime watches files; the defaults are used up by three nodes on one host."
+for wanted in fs.inotify.max_user_instances=8192 fs.inotify.max_user_watches=524288; do
+    name=${wanted%=*} value=${wanted#*=}
+    current=$(sysctl -n "$name")
+    if ((current < value)); then
+        sysctl -q -w "$wanted" || say "$name could not be raised to $value; raise it by hand if the kubelet reports 'too many open files'"
+    else
+        value=$current
+    fi
+    limits+=$'\n'"$name = $value"
+done
+write_file "$sysctl_file" 0644 root:root "$limits"

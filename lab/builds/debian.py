@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,38 +158,6 @@ def file_digest(path: Path, algorithm: str) -> str:
     """The hexadecimal checksum of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
-
-
-def needed_packages() -> list[str]:
-    """The Debian packages that the machine under the lab needs, from :data:`PACKAGE_LIST`."""
-    lines = (line.partition("#")[0].strip() for line in PACKAGE_LIST.read_text().splitlines())
-    return [line for line in lines if line]
-
-
-def missing_packages() -> list[str]:
-    """Which of :func:`needed_packages` are not installed on this machine."""
-    listed = subprocess.run(
-        ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\\n"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout
-    installed = {line.split()[1] for line in listed.splitlines() if line.startswith("installed ")}
-    return [name for name in needed_packages() if name not in installed]
-
-
-def install_packages(log: Path) -> list[str]:
-    """Install what is missing of the packages that the lab needs; the answer says which (empty: nothing was done).
-
-    Raises :class:`BuildError` when apt fails; ``log`` has all it printed.
-    """
-    names = missing_packages()
-    if names:
-        shop = Workshop("the machine's Debian packages", log, threading.Event())
-        environment = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
-        shop.run(["apt-get", "update", "--quiet"], environment=environment)
-        shop.run(["apt-get", "install", "--yes", "--no-install-recommends", *names], environment=environment)
-    return names
 
 
 # ------------------------------------------------------------------ the container template

@@ -1,7 +1,8 @@
 """Stand-in for the ``command`` provider: ``remote.Command`` and ``local.Command``.
 
-As the real one does: a preview runs nothing; any changed input but ``triggers`` runs ``update``, or else ``create`` once
-more; ``triggers`` replace; a create that fails leaves nothing behind in the state; there is no limit on a command's time.
+As the real one does: a preview runs nothing; any changed input but ``triggers`` runs ``update``, or else ``create``
+once more; ``triggers`` replace; a create that fails leaves nothing behind in the state; there is no limit on a
+command's time.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ class RemoteCommand(_Command):
 
 def _refusal(variable: str) -> str:
     return (
-        f"Unable to set '{variable}'. This only works if the SSH server accepts the variable (AcceptEnv in sshd_config). "
+        f"Unable to set '{variable}'. This only works if the SSH server accepts the variable (AcceptEnv). "
         "Set addPreviousOutputInEnv to false, or write 'VAR=value command' for a shell."
     )
 

@@ -51,7 +51,8 @@ NEW_KIND_SECONDS: Final = 45.0
 """How long a create waits for a kind, a namespace or a webhook that another resource has only just installed."""
 REACH_SECONDS: Final = 30.0
 """How long a change waits for an API server that does not answer (a failover takes less)."""
-REACH_TO_DELETE_SECONDS: Final = 10.0
+REACH_TO_DELETE_SECONDS: Final = 5.0
+PROBE_SECONDS: Final = 5.0
 DEAD_FOR_SECONDS: Final = 60.0
 """How long an API server that did not answer is taken for dead without asking again."""
 _CONNECTION_KEYS: Final = ("kubeconfig", "context", "cluster")
@@ -73,7 +74,7 @@ class KubernetesProvider(Provider):
 
     def check_config(self, config: Values) -> Values:
         """Refuse a kubeconfig that cannot be used. An unknown one is fine; so is one whose cluster does not answer."""
-        text = config.get("kubeconfig")
+        text: Any = config.get("kubeconfig")
         if text is not None and text is not UNKNOWN and not any(config.get(key) is UNKNOWN for key in _CONNECTION_KEYS):
             try:
                 self._address(config)
@@ -124,6 +125,10 @@ class KubernetesProvider(Provider):
         if value is None and variable:
             value = os.environ.get(variable, "")
         return value is True or str(value).lower() == "true"
+
+    def take_for_dead(self, error: UnreachableError) -> None:
+        """Remember that the cluster did not answer, so that the next object does not wait for it as long."""
+        self._dead_until, self._dead_reason = time.monotonic() + DEAD_FOR_SECONDS, error
 
     @property
     def delete_unreachable(self) -> bool:
@@ -178,14 +183,14 @@ class KubernetesProvider(Provider):
             raise self._dead_reason
         try:
             with_patience(
-                lambda: cluster.request("GET", "/version"),
+                lambda: cluster.request("GET", "/version", seconds=PROBE_SECONDS),
                 seconds=seconds,
                 is_transient=lambda error: isinstance(error, UnreachableError),
                 pause=call.sleep,
                 on_retry=lambda reason: call.status(f"waiting for the cluster: {reason}"),
             )
         except UnreachableError as error:
-            self._dead_until, self._dead_reason = time.monotonic() + DEAD_FOR_SECONDS, error
+            self.take_for_dead(error)
             raise
         self._dead_reason = None
         return cluster
@@ -228,18 +233,22 @@ class KubernetesResource(Resource):
 
     def __init__(self, token: str) -> None:
         self.token = token
-        self.inputs_class = inputs_class_of(token)
+        known = inputs_class_of(token)
         api_version, kind = objects.split_token(token)
-        self.is_patch = kind.endswith("Patch") and bool(self.inputs_class)
+        self.is_patch = kind.endswith("Patch") and bool(known)
+        # Schemas inside a definition may spell x-kubernetes-... either way, so its properties are left to the API.
+        self.inputs_class = "" if kind == objects.DEFINITION else known
         self.api_version, self.kind = api_version, kind.removesuffix("Patch") if self.is_patch else kind
-        self.is_custom = not self.inputs_class
+        self.is_custom = not known
         self.secret_outputs = ("data", "stringData") if (api_version, self.kind) == ("v1", "Secret") else ()
 
     # Looking ahead.
 
     def check(self, call: Call, inputs: Values, old_inputs: Values | None) -> Values:
         """Give the object its apiVersion, kind and name; refuse what can never work."""
-        checked = {"apiVersion": self.api_version, "kind": self.kind} | inputs
+        checked: Values = {"apiVersion": self.api_version, "kind": self.kind} | inputs
+        if self.kind == objects.DEFINITION:
+            checked = objects.with_underscores(checked)
         if self.is_custom:
             for name in sorted(set(checked) - _CUSTOM_RESOURCE_KEYS - {"version", "__defaults"}):
                 raise InputError(
@@ -403,6 +412,7 @@ class KubernetesResource(Resource):
         except NoKindError:
             return None
         except UnreachableError as error:
+            provider.take_for_dead(error)
             if provider.delete_unreachable:
                 call.warn(f"{self.kind} {resource_id} is dropped from the state: {error}")
                 return None
@@ -437,6 +447,7 @@ class KubernetesResource(Resource):
         except NoKindError:
             return  # its definition is gone, and every object with it
         except UnreachableError as error:
+            provider.take_for_dead(error)
             if provider.delete_unreachable:
                 call.warn(f"{self.kind} {resource_id} is taken for deleted: {error}")
                 return

@@ -171,7 +171,7 @@ def _service(cluster: Cluster, live: Object) -> State:
         return READY
     names = objects.metadata(live)
     path = f"/apis/discovery.k8s.io/v1/namespaces/{names['namespace']}/endpointslices"
-    slices = cluster.list(path, labelSelector=f"kubernetes.io/service-name={names['name']}")
+    slices = cluster.items(path, labelSelector=f"kubernetes.io/service-name={names['name']}")
     targets = [target for part in slices for target in part.get("endpoints") or []]
     if any((target.get("conditions") or {}).get("ready") is not False for target in targets):
         return READY
@@ -301,7 +301,8 @@ def wait_until_ready(
         remaining = deadline - time.monotonic()
         if state.failed or remaining <= 0:
             after = f"was not ready within {duration(seconds)}, waiting for {state.waiting_for}"
-            raise AwaitError(_sentence(title(live), state.failed or after, likely_cause(cluster, live)), live)
+            what = f": {state.failed}" if state.failed else f" {after}"
+            raise AwaitError(_sentence(title(live) + what, likely_cause(cluster, live)), live)
         if time.monotonic() - told >= STATUS_EVERY_SECONDS or not last_status:
             told = time.monotonic()
             last_status = _status(cluster, live, state, first=not last_status)
@@ -318,8 +319,8 @@ def wait_until_ready(
         live = found
 
 
-def _sentence(subject: str, what: str, cause: str) -> str:
-    return f"{subject}: {what}" + (f". Likely cause: {cause}" if cause else "")
+def _sentence(what: str, cause: str) -> str:
+    return what + (f". Likely cause: {cause}" if cause else "")
 
 
 def _status(cluster: Cluster, live: Object, state: State, *, first: bool) -> str:
@@ -446,7 +447,8 @@ def pod_problem(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = ()
             f"{place} failed: {status.get('reason') or 'no reason given'} {_one_line(status.get('message'))}".rstrip()
         )
     ready = _condition(pod, "Ready")
-    return f"{place} is not ready (phase {status.get('phase') or 'unknown'}): {_one_line(ready.get('message')) or 'still starting'}"
+    phase = status.get("phase") or "unknown"
+    return f"{place} is not ready (phase {phase}): {_one_line(ready.get('message')) or 'still starting'}"
 
 
 def _container_problem(container: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str:

@@ -200,6 +200,7 @@ class Cluster:
     ) -> None:
         self.address = address
         self._on_warning = on_warning
+        self._limit = urllib3.Timeout(connect=min(CONNECT_SECONDS, request_seconds), read=request_seconds)
         self._kinds: dict[str, dict[str, ResourceKind]] = {}
         self._lock = threading.Lock()
         headers = {"User-Agent": "school-lab", "Accept": "application/json"}
@@ -217,7 +218,6 @@ class Cluster:
             num_pools=2,
             maxsize=32,
             headers=headers,
-            timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, request_seconds), read=request_seconds),
             retries=False,
             **pool,
         )
@@ -230,8 +230,14 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         body: Any = None,
         content_type: str = "application/json",
+        seconds: float | None = None,
     ) -> Object:
-        """One request; returns the decoded answer. Raises :class:`ApiError` and :class:`UnreachableError`."""
+        """One request; returns the decoded answer.
+
+        :param seconds: longest wait for it; default: the one of this connection.
+
+        Raises :class:`ApiError` and :class:`UnreachableError`.
+        """
         url = self.address.server + path + (f"?{urllib.parse.urlencode(query)}" if query else "")
         headers = dict(self._pool.headers)
         if self.address.token_file:
@@ -241,7 +247,8 @@ class Cluster:
             data = json.dumps(body).encode()
             headers["Content-Type"] = content_type
         try:
-            response = self._pool.request(method, url, body=data, headers=headers)
+            limit = urllib3.Timeout(seconds) if seconds else self._limit
+            response = self._pool.request(method, url, body=data, headers=headers, timeout=limit)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise UnreachableError(self.address.server, _network_reason(error)) from error
         for warning in response.headers.getlist("Warning"):
@@ -325,20 +332,20 @@ class Cluster:
             raise
         return True
 
-    def list(self, path: str, **query: str) -> list[Object]:
+    def items(self, path: str, **query: str) -> list[Object]:
         """The items of a list request."""
         return list(self.request("GET", path, query=query).get("items") or [])
 
     def pods(self, namespace: str, selector: str = "") -> list[Object]:
         """Pods of a namespace, narrowed by a label selector."""
         query = {"labelSelector": selector} if selector else {}
-        return self.list(f"/api/v1/namespaces/{urllib.parse.quote(namespace)}/pods", **query)
+        return self.items(f"/api/v1/namespaces/{urllib.parse.quote(namespace)}/pods", **query)
 
     def events(self, namespace: str, kind: str, name: str) -> list[Object]:
         """Events about one object, oldest first."""
         fields = f"involvedObject.name={name}" + (f",involvedObject.kind={kind}" if kind else "")
         path = f"/api/v1/namespaces/{urllib.parse.quote(namespace or 'default')}/events"
-        return sorted(self.list(path, fieldSelector=fields), key=event_time)
+        return sorted(self.items(path, fieldSelector=fields), key=event_time)
 
 
 def event_time(event: Object) -> str:
@@ -352,15 +359,16 @@ def event_time(event: Object) -> str:
 
 def _network_reason(error: BaseException) -> str:
     """The innermost cause of a failed request, in a few words."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ssl.SSLCertVerificationError):
-            return f"its certificate is not signed by the kubeconfig's authority or not for this address ({seen.verify_message})"
-        if isinstance(seen, TimeoutError | urllib3.exceptions.TimeoutError):
+    chain: list[BaseException] = [error]
+    while (deeper := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(deeper)
+    for cause in reversed(chain):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not one of the kubeconfig's authority for this address ({cause.verify_message})"
+        if isinstance(cause, TimeoutError | urllib3.exceptions.ReadTimeoutError):
             return "no answer in time"
-        if isinstance(seen, OSError) and seen.errno:
-            return os.strerror(seen.errno).lower()
-        seen = seen.__cause__ or seen.__context__
+        if isinstance(cause, OSError) and cause.errno:
+            return os.strerror(cause.errno).lower()
     return str(error)
 
 

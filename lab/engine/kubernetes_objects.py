@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from lab.engine.provider import UNKNOWN, Values
 
+DEFINITION: Final = "CustomResourceDefinition"
 AUTONAMED: Final = "pulumi.com/autonamed"
 PATCH_FORCE: Final = "pulumi.com/patchForce"
 PATCH_MANAGER: Final = "pulumi.com/patchFieldManager"
@@ -21,16 +22,21 @@ TIMEOUT_SECONDS: Final = "pulumi.com/timeoutSeconds"
 WAIT_FOR: Final = "pulumi.com/waitFor"
 RETAIN: Final = "pulumi.com/retainOnDelete"
 
-_POD_PARTS: Final = (
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+_POD_PARTS: Final = _words(
     "affinity automountServiceAccountToken containers dnsConfig dnsPolicy enableServiceLinks hostAliases hostIPC hostNetwork "
     "hostPID hostname imagePullSecrets initContainers nodeName nodeSelector overhead preemptionPolicy priority "
     "priorityClassName readinessGates restartPolicy runtimeClassName schedulerName securityContext serviceAccount "
     "serviceAccountName shareProcessNamespace subdomain terminationGracePeriodSeconds volumes"
-).split()
-_VOLUME_PARTS: Final = (
+)
+_VOLUME_PARTS: Final = _words(
     "awsElasticBlockStore azureDisk azureFile cephfs cinder csi fc flexVolume flocker gcePersistentDisk glusterfs hostPath "
     "iscsi local nfs photonPersistentDisk portworxVolume quobyte rbd scaleIO storageos vsphereVolume"
-).split()
+)
 
 _REPLACED_BY: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("apps", "StatefulSet"): (
@@ -138,13 +144,33 @@ def split_identifier(resource_id: str) -> tuple[str, str]:
 
 def request_body(inputs: Values) -> dict[str, Any]:
     """What is sent to the API for ``inputs``: without absent values; a Secret's ``stringData`` as ``data``."""
-    body = _without_absent({key: value for key, value in inputs.items() if not key.startswith("__")})
-    assert isinstance(body, dict)
+    given = {key: value for key, value in inputs.items() if not key.startswith("__")}
+    body: dict[str, Any] = _without_absent(with_dashes(given) if given.get("kind") == DEFINITION else given)
     if body.get("kind") == "Secret" and "stringData" in body:
         texts = body.pop("stringData")
         encoded = {key: base64.b64encode(str(text).encode()).decode() for key, text in texts.items()}
         body["data"] = {**body.get("data", {}), **encoded}
     return body
+
+
+def with_underscores(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """A CustomResourceDefinition with ``x_kubernetes_...`` in its schemas, as programs and the state have it."""
+    return dict(_renamed(definition, "x-kubernetes-", "-", "_"))
+
+
+def with_dashes(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """A CustomResourceDefinition with ``x-kubernetes-...`` in its schemas, as the API wants it."""
+    return dict(_renamed(definition, "x_kubernetes_", "_", "-"))
+
+
+def _renamed(value: Any, prefix: str, old: str, new: str) -> Any:
+    """``value`` with ``old`` for ``new`` in every key that starts with ``prefix``."""
+    if isinstance(value, Mapping):
+        return {
+            key.replace(old, new) if key.startswith(prefix) else key: _renamed(item, prefix, old, new)
+            for key, item in value.items()
+        }
+    return [_renamed(item, prefix, old, new) for item in value] if isinstance(value, list) else value
 
 
 def _without_absent(value: Any) -> Any:
@@ -158,13 +184,15 @@ def _without_absent(value: Any) -> Any:
 def outputs(live: Mapping[str, Any], inputs: Values, manager: str) -> Values:
     """The stored form of a live object: as the API shows it, less the bookkeeping of field managers."""
     found = {key: value for key, value in live.items() if key != "metadata"}
+    if found.get("kind") == DEFINITION:
+        found = with_underscores(found)
     found["metadata"] = {key: value for key, value in metadata(live).items() if key != "managedFields"}
     return found | {"__fieldManager": manager, "__initialApiVersion": str(inputs.get("apiVersion", ""))}
 
 
 def live_inputs(live: Mapping[str, Any], inputs: Values) -> Values:
     """Those properties of the live object that ``inputs`` sets: equal to ``inputs`` unless somebody changed the object."""
-    actual = dict(live)
+    actual = with_underscores(live) if live.get("kind") == DEFINITION else dict(live)
     if inputs.get("kind") == "Secret" and isinstance(inputs.get("stringData"), Mapping):
         actual["stringData"] = {
             key: base64.b64decode(text).decode("utf-8", "replace")

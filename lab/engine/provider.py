@@ -99,7 +99,7 @@ class ProviderError(Exception):
 
 
 class InputError(ProviderError):
-    """An input is wrong. Raised from ``check``; shown by the engine beside the property's name."""
+    """An input is wrong. Raised from ``check``; shown with the property's name, never with its value."""
 
     def __init__(self, property_name: str, reason: str) -> None:
         super().__init__(f"{property_name}: {reason}")
@@ -579,7 +579,7 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
                 try:
                     self.check_config(_without_engine_keys(config))
                 except InputError as error:
-                    failures = [provider_pb2.CheckFailure(property=error.property_name, reason=error.reason)]
+                    failures = [_failure(error.property_name, error.reason)]
             return provider_pb2.CheckResponse(inputs=encode(raw, secrets), failures=failures)
 
         return self._answer(context, run)
@@ -613,7 +613,7 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
                 try:
                     inputs = resource.check(call, inputs, old)
                 except InputError as error:
-                    failures = [provider_pb2.CheckFailure(property=error.property_name, reason=error.reason)]
+                    failures = [_failure(error.property_name, error.reason)]
             return provider_pb2.CheckResponse(inputs=encode(inputs, secrets), failures=failures)
 
         return self._answer(context, run)
@@ -695,9 +695,10 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
         def run() -> provider_pb2.InvokeResponse:
             arguments, secrets = decode(request.args)
             result = self.invoke(request.tok, arguments)
-            return provider_pb2.InvokeResponse(
-                **{"return": encode(result, frozenset((key,) for key in result if secrets))}
-            )
+            response = provider_pb2.InvokeResponse()
+            hidden: frozenset[Path] = frozenset((key,) for key in result) if secrets else frozenset()
+            getattr(response, "return").CopyFrom(encode(result, hidden))
+            return response
 
         return self._answer(context, run)
 
@@ -759,12 +760,14 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
         if known is None:
             return []
         return [
-            provider_pb2.CheckFailure(
-                property=format_path(path),
-                reason=f"{owner} has no property {path[-1]!r} here; known are {', '.join(names)}",
-            )
+            _failure(format_path(path), f"{owner} has no property {path[-1]!r} here; known are {', '.join(names)}")
             for path, names in unknown_properties(values, known)
         ]
+
+
+def _failure(property_name: str, reason: str) -> provider_pb2.CheckFailure:
+    # Not as the failure's property: the engine would print that property's value, secret or not.
+    return provider_pb2.CheckFailure(reason=f"{property_name}: {reason}" if property_name else reason)
 
 
 def _where(error: BaseException) -> str:

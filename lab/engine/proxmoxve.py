@@ -1,8 +1,8 @@
 """Stand-in for the ``proxmoxve`` provider: ``ContainerLegacy`` and ``download.File`` over the Proxmox VE API.
 
-Ways of the real one that are kept, because a program must be right with them: creating a container whose number is taken
-counts as success, and the foreign container is then managed, and destroyed, as ours; a failed update is stored as done;
-reading a downloaded file drops it from the state when the API does not answer; some changes reboot the container.
+Ways of the real one that are kept, because a program must be right with them: creating a container whose number is
+taken counts as success, and the foreign container is then managed, and destroyed, as ours; a failed update is stored
+as done; reading a downloaded file drops it from the state when the API does not answer; some changes reboot the container.
 """
 
 from __future__ import annotations
@@ -138,6 +138,11 @@ def _merge(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> Values:
     return merged
 
 
+def _wished(state: Values) -> Values:
+    """The stored outputs as complete inputs: these, not the stored inputs, are what a change is measured by."""
+    return complete({name: value for name, value in state.items() if name not in Container.computed_outputs})
+
+
 # --- inputs to the API's parameters ---------------------------------------------------------------------------
 
 
@@ -154,7 +159,7 @@ def _gigabytes(size: str) -> int:
     if not match:
         raise ProviderError(f"invalid disk size: {size!r}; write it like 20G")
     exponent = {"": -3, "K": -2, "M": -1, "G": 0, "T": 1}[match[2].upper()]
-    return math.ceil(float(match[1]) * 1024**exponent)
+    return math.ceil(float(match[1]) * math.pow(1024, exponent))
 
 
 def network_parameters(full: Values) -> dict[str, str]:
@@ -600,9 +605,9 @@ class Container(Resource):
         return inputs
 
     def diff(self, call: Call, resource_id: str, old_inputs: Values, old_state: Values, inputs: Values) -> Diff:
-        old, new = complete(old_inputs), complete(inputs)
-        if new.get("vmId") is None or str(new["vmId"]) == resource_id:
-            new["vmId"] = old["vmId"] = None
+        old, new = _wished(old_state or old_inputs), complete(inputs)
+        if inputs.get("vmId") is not None:
+            old["vmId"] = int(resource_id)
         changes = structural_diff(old, new)
         replaces = {path for path in changes if any(names_path(pattern, path) for pattern in self.replace_on)}
         for path in changes:
@@ -656,7 +661,7 @@ class Container(Resource):
 
     def update(self, call: Call, resource_id: str, old_inputs: Values, old_state: Values, inputs: Values) -> Values:
         client, node, vm_id = _client(call), inputs["nodeName"], int(resource_id)
-        old, new = complete(old_inputs), complete(inputs)
+        old, new = _wished(old_state or old_inputs), complete(inputs)
         changed = list(structural_diff(old, new))
         try:
             self._change(call, client, node, vm_id, old, new, changed)

@@ -122,7 +122,7 @@ class PveClient:
         if self._credentials.api_token:
             return self._send(method, path, parameters, {"Authorization": f"PVEAPIToken={self._credentials.api_token}"})
         ticket, token = self._log_in(method)
-        headers = {"Cookie": f"PVEAuthCookie={urllib.parse.quote(ticket)}"}
+        headers = {"Cookie": f"PVEAuthCookie={ticket}"}
         if method != "GET":
             headers["CSRFPreventionToken"] = token
         return self._send(method, path, parameters, headers)
@@ -135,7 +135,8 @@ class PveClient:
                     answer = self._send("POST", "access/ticket", login, {})
                 except PveError as error:
                     raise AuthenticationFailed(
-                        f"failed to authenticate HTTP {method} request: failed to retrieve authentication response: {error}"
+                        f"failed to authenticate HTTP {method} request: "
+                        f"failed to retrieve authentication response: {error}"
                     ) from error
                 self._ticket = (answer["ticket"], answer["CSRFPreventionToken"])
             return self._ticket

@@ -66,8 +66,8 @@ class _Text(Resource):
         return inputs
 
     def _outputs(self, inputs: Values, result: str) -> Values:
-        defaults: Values = {name: True for name in ("lower", "upper", "numeric", "number", "special")}
-        defaults |= {name: 0 for name in ("minLower", "minUpper", "minNumeric", "minSpecial")}
+        defaults: Values = dict.fromkeys(("lower", "upper", "numeric", "number", "special"), True)
+        defaults |= dict.fromkeys(("minLower", "minUpper", "minNumeric", "minSpecial"), 0)
         return {**defaults, **inputs, "result": result}
 
     def update(self, call: Call, resource_id: str, old_inputs: Values, old_state: Values, inputs: Values) -> Values:

@@ -15,7 +15,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import paramiko
 
@@ -85,9 +85,7 @@ def parse_private_key(text: str, password: str | None) -> paramiko.PKey:
             raise SshError("the private key is protected by a passphrase; set privateKeyPassword") from error
         except (paramiko.SSHException, ValueError, binascii.Error, IndexError):
             continue
-    raise SshError(
-        "ssh: no key found: privateKey is neither an OpenSSH nor a PEM private key, or its password is wrong"
-    )
+    raise SshError("ssh: no key found: privateKey is no OpenSSH or PEM private key, or its password is wrong")
 
 
 class Interrupted(SshError):
@@ -144,10 +142,8 @@ class Session:
         finally:
             probe.close()
         if path != os.environ.get("SSH_AUTH_SOCK"):
-            raise SshError(
-                "the lab's command provider uses an agent only through SSH_AUTH_SOCK; set that variable instead"
-            )
-        return paramiko.Agent().get_keys()
+            raise SshError("the lab's command provider uses an agent only through SSH_AUTH_SOCK; set that variable")
+        return tuple(paramiko.Agent().get_keys())
 
     def _dial_once(
         self,
@@ -346,11 +342,12 @@ def _set_variable(channel: paramiko.Channel, name: str, value: str) -> bool:
     message.add_boolean(True)
     message.add_string(name)
     message.add_string(value)
-    # paramiko's own set_environment_variable does not wait for the answer.
-    channel._event_pending()
-    channel.transport._send_user_message(message)
+    # paramiko's own set_environment_variable does not wait for the answer; this is how it waits for others.
+    inner: Any = channel
+    inner._event_pending()
+    inner.transport._send_user_message(message)
     try:
-        channel._wait_for_event()
+        inner._wait_for_event()
     except paramiko.SSHException:
         return False
     return True

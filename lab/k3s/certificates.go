@@ -61,7 +61,9 @@ func parseKey(b []byte) (crypto.Signer, error) {
 	return signer, nil
 }
 
-func serialNumber() (*big.Int, error) { return rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120)) }
+func serialNumber() (*big.Int, error) {
+	return rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+}
 
 // newCA makes a self-signed certificate authority.
 func newCA(name string) (cert, key []byte, err error) {

@@ -84,7 +84,9 @@ class Containers:
         """
         home = self.home(vmid)
         if not (home / "template").exists():
-            raise LabError(f"volume of container {vmid} does not exist: {home} is gone; destroy the container and create it anew")
+            raise LabError(
+                f"volume of container {vmid} does not exist: {home} is gone; destroy the container and create it anew"
+            )
         text, warnings = lxc_config.generate(vmid, config, home, self.machine)
         for warning in warnings:
             log(warning)
@@ -122,7 +124,9 @@ class Containers:
         monitor = self.monitor(vmid)
         run(["lxc-stop", "-P", self.directory, "-n", str(vmid), "-k"], check=False, timeout_seconds=30)
         if monitor is not None and not monitor.wait(10):
-            raise LabError(f"container {vmid} did not stop: its LXC monitor (pid {monitor.pid}) is still there after 10 s")
+            raise LabError(
+                f"container {vmid} did not stop: its LXC monitor (pid {monitor.pid}) is still there after 10 s"
+            )
         self._unmount(vmid)
 
     def shutdown(self, vmid: int, timeout_seconds: float) -> bool:
@@ -186,7 +190,9 @@ class Containers:
         if not rootfs.is_mount():
             lower = self.template_roots / (home / "template").read_text().strip()
             if not lower.exists():
-                raise LabError(f"the unpacked template {lower} is gone from the lab's cache; run `school lab down` and `make lab`")
+                raise LabError(
+                    f"the unpacked template {lower} is gone from the lab's cache; run `school lab down` and `make lab`"
+                )
             layers = f"lowerdir={lower},upperdir={home / 'upper'},workdir={home / 'work'}"
             run(["mount", "-t", "overlay", "overlay", "-o", layers, rootfs])
         if not (rootfs / "var/lib").is_mount():
@@ -249,9 +255,20 @@ def _first_boot(rootfs: Path, hostname: str, ssh_keys: str, password: str, log: 
         makers = []
         for kind in ("rsa", "ecdsa", "ed25519"):
             log(f"Creating SSH host key 'ssh_host_{kind}_key' - this may take some time ...")
-            command = ["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", f"root@{hostname}", "-f", f"{ssh}/ssh_host_{kind}_key"]
+            command = [
+                "ssh-keygen",
+                "-q",
+                "-t",
+                kind,
+                "-N",
+                "",
+                "-C",
+                f"root@{hostname}",
+                "-f",
+                f"{ssh}/ssh_host_{kind}_key",
+            ]
             makers.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL))
-        if any([maker.wait() for maker in makers]):
+        if any(maker.wait() for maker in makers):
             raise LabError(f"ssh-keygen could not write host keys for {hostname}")
     if ssh_keys.strip():
         home = rootfs / "root/.ssh"
@@ -280,7 +297,11 @@ def _write_section(path: Path, section: str) -> None:
     old = path.read_text() if path.exists() and not path.is_symlink() else "127.0.0.1 localhost\n"
     marked = f"# --- BEGIN PVE ---\n{section}# --- END PVE ---\n"
     pattern = re.compile(r"# --- BEGIN PVE ---\n.*?# --- END PVE ---\n", re.DOTALL)
-    text = pattern.sub(lambda _: marked, old) if pattern.search(old) else (old.rstrip("\n") + "\n" if old.strip() else "") + marked
+    text = (
+        pattern.sub(lambda _: marked, old)
+        if pattern.search(old)
+        else (old.rstrip("\n") + "\n" if old.strip() else "") + marked
+    )
     if not path.exists() or text != old:
         _write(path, text)
 

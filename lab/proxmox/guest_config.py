@@ -13,7 +13,19 @@ from pathlib import Path
 from lab.errors import LabError
 
 INTEGER_OPTIONS = frozenset(
-    {"console", "cores", "cpuunits", "debug", "memory", "onboot", "protection", "swap", "template", "tty", "unprivileged"}
+    {
+        "console",
+        "cores",
+        "cpuunits",
+        "debug",
+        "memory",
+        "onboot",
+        "protection",
+        "swap",
+        "template",
+        "tty",
+        "unprivileged",
+    }
 )
 """Options that the API shows as numbers."""
 

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 import versions
-from lab import places
+from lab import packages, places
 from lab.builds import cache as caching
 from lab.builds import debian, golang, oci, progress, recipes, run
 from lab.builds.cache import BuildError, Cache, Recipe, Stopped, Workshop
@@ -381,7 +381,7 @@ def test_renumbering_refuses_a_number_that_is_taken(tmp_path: Path) -> None:
 
 
 def test_package_list_has_one_name_a_line() -> None:
-    names = debian.needed_packages()
+    names = packages.wanted(debian.PACKAGE_LIST.read_text())
     assert {"lxc", "debootstrap", "docker-registry", "python3-venv"} <= set(names)
     assert all(" " not in name for name in names)
     assert len(set(names)) == len(names)

@@ -147,4 +147,11 @@ class Certificate(pulumi.ComponentResource):
             },
         )
         self.fingerprint = installed.stdout
-        self.register_outputs({"fingerprint": self.fingerprint})
+        self.register_outputs(
+            {
+                "certificate_file": self.certificate_file,
+                "key_file": self.key_file,
+                "authority_file": self.authority_file,
+                "fingerprint": self.fingerprint,
+            }
+        )

@@ -68,4 +68,12 @@ class FileShare(pulumi.ComponentResource):
             },
             timeout_seconds=600,
         )
-        self.register_outputs({"url": self.url})
+        self.register_outputs(
+            {
+                "server": self.server,
+                "share": self.share,
+                "user": self.user,
+                "password": self.password,
+                "url": self.url,
+            }
+        )

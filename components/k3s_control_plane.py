@@ -157,7 +157,7 @@ class K3sControlPlane(pulumi.ComponentResource):
             depends_on=[ready],
         )
         self.kubeconfig = pulumi.Output.secret(kubeconfig.stdout)
-        self.register_outputs({"kubeconfig": self.kubeconfig})
+        self.register_outputs({"kubeconfig": self.kubeconfig, "node_names": self.node_names})
 
     def _token(self, suffix: str) -> pulumi.Output[str]:
         made = random.RandomPassword(

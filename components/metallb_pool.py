@@ -62,7 +62,7 @@ class MetalLbPool(pulumi.ComponentResource):
                 "frrk8s": {"enabled": False},
                 "speaker": {"frr": {"enabled": False}},
                 "controller": {"tolerations": move_away_tolerations(MOVE_AWAY_SECONDS)},
-                # The webhook answers a little later than its pod is ready. What it would check, settings.py has checked.
+                # The webhook answers a little later than its pod is ready. What it would check, settings/ has checked.
                 "crds": {"validationFailurePolicy": "Ignore"},
             },
         )

@@ -97,6 +97,7 @@ class PostgresCluster(pulumi.ComponentResource):
         }
         self.register_outputs(
             {
+                "namespace": self.namespace,
                 "database_url": self.database_url,
                 "database_read_only_url": self.database_read_only_url,
                 "database_pooler_url": self.database_pooler_url,

@@ -97,4 +97,4 @@ class ProxmoxHost(pulumi.ComponentResource):
             ),
         )
         self.template_file_id = template.id
-        self.register_outputs({"template_file_id": self.template_file_id})
+        self.register_outputs({"node_name": self.node_name, "template_file_id": self.template_file_id})

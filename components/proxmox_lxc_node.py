@@ -162,7 +162,7 @@ class ProxmoxLxcNode(pulumi.ComponentResource):
             machine=self.container,
             prepared_by=(prepared,),
         )
-        self.register_outputs({"address": self.address, "host_key": host_key.stdout})
+        self.register_outputs({"machine_name": self.machine_name, "address": self.address})
 
     def _raw_lines(self, name: str, args: ProxmoxLxcNodeArgs, from_outside: Host) -> pulumi.Resource:
         return run_script(

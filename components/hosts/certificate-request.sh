@@ -14,7 +14,8 @@ fi
 # The same key gives the same request again, so that a repeated run asks for nothing new.
 if [[ ! -s $directory/$file_name.csr ]] ||
     ! cmp -s <(openssl req -in "$directory/$file_name.csr" -noout -pubkey) <(openssl pkey -in "$key" -pubout) ||
-    [[ $(openssl req -in "$directory/$file_name.csr" -noout -subject) != *"CN = $common_name" ]]; then
+    # RFC 2253: without it OpenSSL 3.0 and 3.2 print the same subject differently.
+    [[ $(openssl req -in "$directory/$file_name.csr" -noout -subject -nameopt RFC2253) != "subject=CN=$common_name" ]]; then
     openssl req -new -sha256 -key "$key" -subj "/CN=$common_name" -out "$directory/$file_name.csr"
 fi
 cat "$directory/$file_name.csr"

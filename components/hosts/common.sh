@@ -42,7 +42,7 @@ install_packages() {
     ((${#missing[@]})) || return 0
     # A machine with two roles is worked on by two scripts at once, and apt waits for nobody while it reads its lists.
     exec 9>/run/school-postgres-packages.lock
-    flock --timeout 600 9 || fail "another installation of packages on this machine does not end"
+    flock --timeout 240 9 || fail "another installation of packages on this machine does not end"
     say "installing ${missing[*]}"
     local log
     log=$(mktemp)

@@ -35,7 +35,7 @@ write_file "$modules_file" 0644 root:root "$(printf '%s\n' $needed_modules $opti
 limits="# Every kubelet and container runtime watches files; the defaults are used up by three nodes on one host."
 for wanted in fs.inotify.max_user_instances=8192 fs.inotify.max_user_watches=524288; do
     name=${wanted%=*} value=${wanted#*=}
-    current=$(sysctl -n "$name")
+    current=$(sysctl -n "$name") || fail "the kernel setting $name cannot be read"
     if ((current < value)); then
         sysctl -q -w "$wanted" || say "$name could not be raised to $value; raise it by hand if the kubelet reports 'too many open files'"
     else

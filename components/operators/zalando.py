@@ -40,7 +40,7 @@ def operator_values() -> dict[str, Any]:
     return {
         "configGeneral": {"docker_image": SPILO_IMAGE, "repair_period": "1m", "resync_period": "5m"},
         "configKubernetes": {
-            # Off by default: all members may share one node. Required, not preferred: settings.py has counted the nodes.
+            # Off by default: all members may share one node. Required, not preferred: settings/ has counted the nodes.
             "enable_pod_antiaffinity": True,
             "pod_antiaffinity_preferred_during_scheduling": False,
             "enable_pod_disruption_budget": True,

@@ -97,7 +97,8 @@ class Api:
                 if request.path == root:
                     listed = [{"kind": kind, "name": name, "namespaced": ns} for kind, (name, ns) in kinds.items()]
                     return {"resources": listed}
-            return getattr(self, f"_{request.method.lower()}")(request)
+            answers = {"GET": self._get, "PATCH": self._patch, "DELETE": self._delete}
+            return answers[request.method](request)
 
     def _get(self, request: Request) -> Object:
         if request.path in self.objects:
@@ -116,7 +117,7 @@ class Api:
             if "/" in request.path.split("/namespaces/")[1] and f"/api/v1/namespaces/{namespace}" not in self.objects:
                 raise Refusal(404, "NotFound", f'namespaces "{namespace}" not found')
         before = self.objects.get(request.path, {})
-        live = _merge(before, request.body)
+        live: Object = _merge(before, request.body)
         live["metadata"].setdefault("uid", f"uid-{len(self.requests)}")
         live["metadata"]["generation"] = before.get("metadata", {}).get("generation", 0) + 1
         live["metadata"]["managedFields"] = [{"manager": request.query["fieldManager"]}]

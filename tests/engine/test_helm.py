@@ -52,7 +52,7 @@ def test_waiting_can_be_left_out_unless_the_release_is_atomic() -> None:
 
 
 def test_values_never_appear_in_the_arguments() -> None:
-    secret = {"values": {"password": "hunter2"}, "repositoryOpts": {"password": "hunter3", "username": "u"}}
+    secret: dict[str, Any] = {"values": {"password": "hunter2"}, "repositoryOpts": {"password": "hunter3", "username": "u"}}
     assert "hunter" not in " ".join(arguments(**secret))
 
 

@@ -142,9 +142,9 @@ def test_a_killed_supervisor_leaves_the_services_and_the_next_one_takes_them_ove
     assert after == before
 
 
-def test_a_service_whose_configuration_changed_is_restarted_by_up_and_no_other() -> None:
+def test_a_service_that_was_started_from_something_else_is_restarted_by_up_and_no_other() -> None:
     before = pids()
-    (STATE / "registry.yml").write_text("{}")
+    (RUNTIME / "pids" / "registry.made-of").write_text("an earlier configuration")
     assert "started registry\n" in up()
     after = pids()
     assert after.pop("registry") != before.pop("registry")

@@ -210,7 +210,11 @@ def _pulumi_up(given: Mapping[str, str]) -> int:
     before = signal.signal(signal.SIGINT, note)
     try:
         code = subprocess.Popen(
-            network.enter(command), cwd=places.REPOSITORY, env=dict(given), stdin=subprocess.DEVNULL
+            network.enter(command),
+            cwd=places.REPOSITORY,
+            # without this variable Pulumi hides the option for the event log
+            env={**given, "PULUMI_DEBUG_COMMANDS": "true"},
+            stdin=subprocess.DEVNULL,
         ).wait()
     finally:
         signal.signal(signal.SIGINT, before)

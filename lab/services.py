@@ -210,6 +210,15 @@ def all_services() -> list[Service]:
             address=(places.GATEWAY, places.APT_PROXY_PORT),
         ),
         Service(
+            name="dns",
+            purpose="the school's name server: an unknown name is answered at once, and not after a timeout",
+            command=(
+                *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--pid-file=", "--log-facility=-"),
+                *("--bind-interfaces", "--no-resolv", "--no-hosts", "--local=/#/", f"--listen-address={places.GATEWAY}"),
+            ),
+            address=(places.GATEWAY, 53),
+        ),
+        Service(
             name="registry",
             purpose=f"images: {places.REGISTRY_URL}",
             command=("docker-registry", "serve", str(REGISTRY_CONFIGURATION)),

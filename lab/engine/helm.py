@@ -295,10 +295,9 @@ def owner_label(urn: str) -> str:
 def helm_reason(output: str) -> str:
     """Helm's error in one line: its last "Error:" line without the noise before it."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("Error:")]
-    last = (errors or lines or ["no message"])[-1].removeprefix("Error:").strip()
-    rest = [line for line in lines[lines.index(errors[-1]) + 1 :] if errors] if errors else []
-    text = " ".join([last, *rest])
+    starts = [position for position, line in enumerate(lines) if line.startswith("Error:")]
+    told = lines[starts[-1] :] if starts else lines[-1:]
+    text = " ".join(told).removeprefix("Error:").strip() or "no message"
     return text if len(text) <= 900 else text[:897] + "..."
 
 

@@ -28,7 +28,10 @@ DEFAULT_SECONDS: Final = 600.0
 FIRST_PAUSE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 1.5
 STATUS_EVERY_SECONDS: Final = 5.0
+SILENCE_SECONDS: Final = 30.0
+"""How long an API server may not answer while something is deleted (a failover takes less)."""
 MOST_PODS_NAMED: Final = 3
+_START_TROUBLES: Final = frozenset({"FailedScheduling", "FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"})
 
 
 @dataclass(frozen=True)
@@ -440,6 +443,8 @@ def pod_problem(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = ()
         if problem:
             return f"{place}: container {container.get('name')}: {problem}"
     warnings = [event for event in events if event.get("type") == "Warning"]
+    if status.get("phase") == "Running":  # what kept it from starting is over
+        warnings = [event for event in warnings if event.get("reason") not in _START_TROUBLES]
     if warnings:
         return f"{place}: {warnings[-1].get('reason')}: {_one_line(warnings[-1].get('message'))}"
     if status.get("phase") == "Failed":
@@ -490,9 +495,16 @@ def wait_until_gone(
 ) -> None:
     """Wait until an object that is being deleted is gone (or another one has its name). Raises :class:`ProviderError`."""
     deadline = time.monotonic() + seconds
-    pause, first, told = FIRST_PAUSE_SECONDS / 2, "", time.monotonic()
+    pause, first, told, heard = FIRST_PAUSE_SECONDS / 2, "", time.monotonic(), time.monotonic()
     while True:
-        live = cluster.get(kind, namespace, name)
+        try:
+            live = cluster.get(kind, namespace, name)
+        except UnreachableError:
+            if time.monotonic() >= min(deadline, heard + SILENCE_SECONDS):
+                raise
+            call.sleep(pause)
+            continue
+        heard = time.monotonic()
         uid = str(objects.metadata(live or {}).get("uid") or "")
         if live is None or (first and uid != first):
             return

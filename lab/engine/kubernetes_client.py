@@ -30,6 +30,8 @@ APPLY_TYPE: Final = "application/apply-patch+yaml"
 DEFAULT_REQUEST_SECONDS: Final = 32.0
 CONNECT_SECONDS: Final = 5.0
 TRANSIENT_STATUS: Final = frozenset({429, 502, 503, 504})
+_DATASTORE_WORDS: Final = ("rpc error", "etcdserver", "transport: ", "connection error")
+"""How an API server says that its datastore does not answer."""
 
 
 class ClusterError(Exception):
@@ -272,7 +274,7 @@ class Cluster:
         if status < 400:
             return answer
         message = str(answer.get("message") or "no message")
-        if status in TRANSIENT_STATUS:
+        if status in TRANSIENT_STATUS or (status == 500 and any(word in message for word in _DATASTORE_WORDS)):
             raise UnreachableError(self.address.server, f"it answered {status}: {message}")
         if status == 401:
             message = f"the API at {self.address.server} does not accept the kubeconfig's credentials ({message})"
@@ -380,7 +382,7 @@ def _tls(address: ClusterAddress) -> ssl.SSLContext:
             settings.check_hostname = False
             settings.verify_mode = ssl.CERT_NONE
         if address.certificate_pem:
-            with _private_file(address.certificate_pem + "\n" + address.key_pem) as path:
+            with private_file(address.certificate_pem + "\n" + address.key_pem) as path:
                 settings.load_cert_chain(path)
     except ssl.SSLError as error:
         raise KubeconfigError(f"the certificates in the kubeconfig cannot be used: {error}") from error
@@ -388,7 +390,8 @@ def _tls(address: ClusterAddress) -> ssl.SSLContext:
 
 
 @contextlib.contextmanager
-def _private_file(text: str) -> Iterator[Path]:
+def private_file(text: str) -> Iterator[Path]:
+    """A temporary file only its owner can read (mode 0600), removed at the end of the ``with`` block."""
     handle, name = tempfile.mkstemp(prefix="school-lab-")
     path = Path(name)
     try:
@@ -397,11 +400,6 @@ def _private_file(text: str) -> Iterator[Path]:
         yield path
     finally:
         path.unlink(missing_ok=True)
-
-
-def private_file(text: str) -> contextlib.AbstractContextManager[Path]:
-    """A temporary file only its owner can read (mode 0600), removed at the end of the ``with`` block."""
-    return _private_file(text)
 
 
 def with_patience(

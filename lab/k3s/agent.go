@@ -244,8 +244,11 @@ func (n *node) kubeProxyArgs() []string {
 	}, n.config.KubeProxyArgs)
 }
 
-func containerdUp(context.Context) bool {
-	c, err := net.DialTimeout("unix", containerdSock, time.Second)
+func containerdUp(context.Context) bool { return unixUp(containerdSock) }
+
+// unixUp tells whether a socket accepts connections.
+func unixUp(path string) bool {
+	c, err := net.DialTimeout("unix", path, time.Second)
 	if err != nil {
 		return false
 	}

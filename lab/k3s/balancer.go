@@ -25,6 +25,7 @@ type balancer struct {
 
 	mu      sync.Mutex
 	servers []*apiServer
+	quiet   *repeatFilter
 }
 
 type apiServer struct {
@@ -38,7 +39,7 @@ type apiServer struct {
 
 // newBalancer starts with the servers remembered from last time.
 func newBalancer(fallback string) *balancer {
-	b := &balancer{fallback: fallback}
+	b := &balancer{fallback: fallback, quiet: newRepeatFilter(30 * time.Second)}
 	saved, err := os.ReadFile(balancerFile)
 	if err != nil {
 		return b
@@ -183,6 +184,12 @@ func (b *balancer) forward(client net.Conn) {
 	}
 	up, err := net.DialTimeout("tcp", b.fallback, 3*dialTimeout)
 	if err != nil {
+		b.mu.Lock()
+		tell := b.quiet.pass(b.fallback)
+		b.mu.Unlock()
+		if tell {
+			slog.Warn("no API server answers", "last tried", b.fallback, "error", err)
+		}
 		return
 	}
 	join(client, up)

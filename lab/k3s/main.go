@@ -179,8 +179,7 @@ func setLog() {
 			return a
 		},
 	})))
-	klog.LogToStderr(false)
-	klog.SetOutput(prefixWriter("k3s: "))
+	klog.SetSlogLogger(slog.Default())
 }
 
 type prefixWriter string

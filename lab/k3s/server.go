@@ -38,7 +38,13 @@ func runServer(ctx context.Context, s *supervisor, c *Config) error {
 	if err != nil {
 		return err
 	}
+	if err := os.Remove(kineSocket); err != nil && !errors.Is(err, os.ErrNotExist) { // left by an earlier run
+		return err
+	}
 	s.start(kine(c))
+	if err := waitDatastore(ctx); err != nil {
+		return err
+	}
 	data, err := loadBootstrapData(ctx, secret)
 	if err != nil {
 		return err
@@ -123,7 +129,22 @@ func kine(c *Config) component {
 	}
 }
 
-func kineUp(context.Context) bool { _, err := os.Stat(kineSocket); return err == nil }
+// kineUp tells whether kine accepts connections, which it does once the datastore has answered it.
+func kineUp(context.Context) bool { return unixUp(kineSocket) }
+
+func waitDatastore(ctx context.Context) error {
+	quiet := newRepeatFilter(15 * time.Second)
+	quiet.pass("") // a start takes a moment
+	for !kineUp(ctx) {
+		if quiet.pass("") {
+			slog.Warn("the datastore does not answer yet, trying again; kine's lines say why")
+		}
+		if pause(ctx.Done(), 100*time.Millisecond) {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
 
 // writeServerFiles lays down certificates, kubeconfigs and tokens; leaf certificates near their end are renewed.
 func writeServerFiles(c *Config, data bootstrapData, secret, agents string) error {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -159,7 +160,10 @@ func childEnvironment() []string {
 	return out
 }
 
-var logMutex sync.Mutex
+var (
+	logMutex sync.Mutex
+	colours  = regexp.MustCompile("\x1b\\[[0-9;]*m") // kine's; the journal would show them as binary
+)
 
 // prefixLines copies a component's output to the journal, each line under its name.
 func prefixLines(name string, r io.ReadCloser) {
@@ -167,7 +171,7 @@ func prefixLines(name string, r io.ReadCloser) {
 	b := bufio.NewReader(r)
 	for {
 		line, err := b.ReadString('\n')
-		if line = strings.TrimRight(line, "\r\n"); line != "" {
+		if line = colours.ReplaceAllString(strings.TrimRight(line, "\r\n"), ""); line != "" {
 			logMutex.Lock()
 			fmt.Fprintf(os.Stderr, "%s: %s\n", name, line)
 			logMutex.Unlock()

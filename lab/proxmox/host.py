@@ -7,6 +7,7 @@ that only this process and its children see, and becomes sshd. Nothing it writes
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import sys
 from pathlib import Path
@@ -59,7 +60,10 @@ def set_up() -> None:
     run(["mount", "--bind", str(places.PVE_ETC), str(pve)])
     pct = Path("/usr/local/sbin/pct")
     python = places.REPOSITORY / ".venv" / "bin" / "python"
-    pct.write_text(f'#!/bin/sh\nexec {python} -P {Path(__file__).with_name("pct.py")} "$@"\n', encoding="utf-8")
+    # sshd gives its sessions no variables, and this lab may be one that lies elsewhere
+    where = f"SCHOOL_LAB_STATE={shlex.quote(str(places.STATE))} SCHOOL_LAB_RUNTIME={shlex.quote(str(places.RUNTIME))}"
+    program = shlex.join([str(python), "-P", str(Path(__file__).with_name("pct.py"))])
+    pct.write_text(f'#!/bin/sh\nexport {where}\nexec {program} "$@"\n', encoding="utf-8")
     pct.chmod(0o755)
     socket.sethostname(places.PROXMOX_NODE)
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)

@@ -6,6 +6,8 @@ import base64
 import gzip
 import json
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +16,16 @@ import pytest
 from kubernetes_api import Api, serve
 
 from lab.engine import helm
-from lab.engine.provider import ProviderError
+from lab.engine.kubernetes import KubernetesProvider
+from lab.engine.provider import Call, InputError, ProviderError
 
 if TYPE_CHECKING:
     from conftest import Stack
 
 pytestmark = pytest.mark.engine
 
+URN = "urn:pulumi:lab::test::kubernetes:helm.sh/v3:Release::metallb"
+OWNER = helm.owner_label(URN)
 INPUTS: dict[str, Any] = {"name": "r", "namespace": "n", "chart": "metallb", "version": "0.15.2", "timeout": 60}
 
 
@@ -52,7 +57,10 @@ def test_waiting_can_be_left_out_unless_the_release_is_atomic() -> None:
 
 
 def test_values_never_appear_in_the_arguments() -> None:
-    secret: dict[str, Any] = {"values": {"password": "hunter2"}, "repositoryOpts": {"password": "hunter3", "username": "u"}}
+    secret: dict[str, Any] = {
+        "values": {"password": "hunter2"},
+        "repositoryOpts": {"password": "hunter3", "username": "u"},
+    }
     assert "hunter" not in " ".join(arguments(**secret))
 
 
@@ -146,8 +154,8 @@ pulumi.export("status", release.status)
 
 
 @pytest.fixture
-def release_stack(stack: Stack, api: Api, tmp_path: Path) -> Stack:
-    """A stack with one release, and a helm that writes down what it was called with and does what ``behaviour`` says."""
+def helm_program(tmp_path: Path) -> Path:
+    """A helm that writes down how it was called and the values it got; it fails when there is a file ``output``."""
     binary = tmp_path / "helm"
     binary.write_text(
         "#!/bin/sh\n"
@@ -158,22 +166,23 @@ def release_stack(stack: Stack, api: Api, tmp_path: Path) -> Stack:
         f"[ ! -e {tmp_path}/output ]\n"
     )
     binary.chmod(0o755)
-    stack.environment["HELM_BINARY"] = str(binary)
+    return binary
+
+
+@pytest.fixture
+def release_stack(stack: Stack, api: Api, helm_program: Path) -> Stack:
+    """A stack with one release, installed by the fake helm."""
+    stack.environment["HELM_BINARY"] = str(helm_program)
     stack.options["kubeconfig"] = api.kubeconfig
     stack.write(PROGRAM)
     return stack
-
-
-def owner_of(stack: Stack) -> str:
-    """The label value of the stack's release."""
-    return helm.owner_label("urn:pulumi:lab::test::kubernetes:helm.sh/v3:Release::metallb")
 
 
 def test_a_release_is_installed_left_alone_upgraded_and_removed(release_stack: Stack, api: Api, tmp_path: Path) -> None:
     release_stack.run("preview").expect()
     assert not (tmp_path / "calls").exists()
     release_stack.up().expect_failure()  # this helm leaves no record
-    store(api, "deployed", 1, owner_of(release_stack))
+    store(api, "deployed", 1, OWNER)
     release_stack.up().expect()
     assert json.loads((tmp_path / "values").read_text()) == {"a": 1, "password": "hunter2"}
     stored = release_stack.resources()["metallb"]
@@ -192,25 +201,9 @@ def test_a_release_is_installed_left_alone_upgraded_and_removed(release_stack: S
     assert (tmp_path / "calls").read_text().splitlines()[-1].startswith("uninstall r --namespace n --ignore-not-found")
 
 
-def test_a_release_of_somebody_else_is_left_alone(release_stack: Stack, api: Api, tmp_path: Path) -> None:
-    store(api, "deployed", 3)
-    outcome = release_stack.up().expect_failure()
-    assert "there is a release of that name already (status deployed, chart metallb 0.15.2)" in outcome.text
-    assert not (tmp_path / "calls").exists()
-
-
-def test_what_a_killed_run_left_is_cleared_and_continued(release_stack: Stack, api: Api, tmp_path: Path) -> None:
-    store(api, "deployed", 1, owner_of(release_stack))
-    store(api, "pending-upgrade", 2, owner_of(release_stack))
-    release_stack.up().expect()
-    removed = [request.path for request in api.changes("DELETE")]
-    assert removed == ["/api/v1/namespaces/n/secrets/sh.helm.release.v1.r.v2"]
-    assert "upgrade --install r" in (tmp_path / "calls").read_text()
-
-
 def test_a_failure_names_the_release_the_reason_and_the_pod(release_stack: Stack, api: Api, tmp_path: Path) -> None:
     (tmp_path / "output").write_text("Error: context deadline exceeded\n")
-    store(api, "failed", 1, owner_of(release_stack))
+    store(api, "failed", 1, OWNER)
     waiting = {"reason": "ErrImagePull", "message": "not found"}
     container = {"name": "c", "image": "nope:1", "state": {"waiting": waiting}}
     labels = {"labels": {"app.kubernetes.io/instance": "r"}}
@@ -222,27 +215,92 @@ def test_a_failure_names_the_release_the_reason_and_the_pod(release_stack: Stack
     )
     assert "metallb" in release_stack.resources(), "a failed release stays in the state"
     (tmp_path / "output").unlink()
-    store(api, "deployed", 2, owner_of(release_stack))
+    store(api, "deployed", 2, OWNER)
     release_stack.up().expect()
+
+
+# --- without the engine ---------------------------------------------------------------------------------------
+
+
+class Direct:
+    """A release, asked directly."""
+
+    def __init__(self, api: Api) -> None:
+        self.provider = KubernetesProvider()
+        self.provider.config = {"kubeconfig": api.kubeconfig}
+        self.call = Call(self.provider, URN)
+        self.resource = self.provider.resource(URN)
+        self.inputs = self.resource.check(self.call, {**INPUTS, "timeout": 5}, None)
+
+
+@pytest.fixture
+def fake(helm_program: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of the fake helm, which this process uses."""
+    monkeypatch.setenv("HELM_BINARY", str(helm_program))
+    return helm_program.parent
+
+
+def test_a_release_of_somebody_else_is_left_alone(api: Api, fake: Path) -> None:
+    store(api, "deployed", 3)
+    direct = Direct(api)
+    with pytest.raises(
+        ProviderError, match=r"a release of that name already \(status deployed, chart metallb 0.15.2\)"
+    ):
+        direct.resource.create(direct.call, direct.inputs)
+    assert not (fake / "calls").exists()
+
+
+def test_what_a_killed_run_left_is_cleared_and_continued(api: Api, fake: Path) -> None:
+    store(api, "deployed", 1, OWNER)
+    store(api, "pending-upgrade", 2, OWNER)
+    direct = Direct(api)
+    direct.resource.create(direct.call, direct.inputs)
+    removed = [request.path for request in api.changes("DELETE")]
+    assert removed == ["/api/v1/namespaces/n/secrets/sh.helm.release.v1.r.v2"]
+    assert "upgrade --install r" in (fake / "calls").read_text()
 
 
 def test_a_release_that_is_gone_is_no_error_and_a_dead_cluster_is(
-    release_stack: Stack, api: Api, tmp_path: Path
+    api: Api, fake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store(api, "deployed", 1, owner_of(release_stack))
-    release_stack.up().expect()
-    kubeconfig = json.loads(api.kubeconfig)
-    kubeconfig["clusters"][0]["cluster"]["server"] = "http://127.0.0.1:9"
-    release_stack.options["kubeconfig"] = json.dumps(kubeconfig)
-    release_stack.up().expect()
-    outcome = release_stack.run(
-        "destroy", "--yes", "--skip-preview", PULUMI_K8S_DELETE_UNREACHABLE="true"
-    ).expect_failure()
-    assert "Release n/r cannot be uninstalled: the Kubernetes API at http://127.0.0.1:9 does not answer" in outcome.text
-    release_stack.options["kubeconfig"] = api.kubeconfig
-    release_stack.up().expect()
-    api.objects.clear()
-    release_stack.destroy().expect()
+    direct = Direct(api)
+    assert direct.resource.read(direct.call, "n/r", direct.inputs, {}) is None
+    direct.resource.delete(direct.call, "n/r", direct.inputs, {})
+    assert not (fake / "calls").exists()
+    monkeypatch.setattr(helm, "REACH_TO_DELETE_SECONDS", 0.1)
+    monkeypatch.setenv("PULUMI_K8S_DELETE_UNREACHABLE", "true")
+    api.port = 9
+    dead = Direct(api)
+    with pytest.raises(
+        ProviderError, match=r"Release n/r cannot be uninstalled: the Kubernetes API at http://127.0.0.1:9 "
+    ):
+        dead.resource.delete(dead.call, "n/r", dead.inputs, {})
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"chart": ""}, "a release needs a chart"),
+        ({"postrender": "sed"}, "does not offer this"),
+        ({"repositoryOpts": {"repo": "http://charts", "username": "u"}}, "oci:// charts only"),
+    ],
+)
+def test_what_the_lab_cannot_do_is_refused(api: Api, more: dict[str, Any], sentence: str) -> None:
+    direct = Direct(api)
+    with pytest.raises(InputError, match=sentence):
+        direct.resource.check(direct.call, {**INPUTS, **more}, None)
+
+
+def test_an_interrupt_ends_helm(api: Api, fake: Path) -> None:
+    (fake / "helm").write_text(
+        "#!/bin/sh\n[ \"$1\" = version ] && echo v4.3.1 && exit\ntrap 'exit 3' TERM\nwhile :; do sleep 0.05; done\n"
+    )
+    direct = Direct(api)
+    threading.Timer(0.5, direct.provider.cancelled.set).start()
+    began = time.monotonic()
+    with pytest.raises(ProviderError, match="was interrupted"):
+        direct.resource.create(direct.call, direct.inputs)
+    assert time.monotonic() - began < 10
 
 
 def test_a_missing_helm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ import pytest
 from kubernetes_api import Api, Object, Refusal, serve
 
 from lab.engine.kubernetes import KubernetesProvider, inputs_class_of
-from lab.engine.provider import UNKNOWN, InputError
+from lab.engine.provider import UNKNOWN, Call, InputError, ProviderError, Values
 
 if TYPE_CHECKING:
     from conftest import Stack
@@ -116,24 +118,6 @@ def test_a_refresh_finds_what_somebody_else_changed_or_removed(cluster_stack: St
     assert SETTINGS in api.objects
 
 
-def test_an_object_of_the_same_name_is_not_taken_over_unless_asked(cluster_stack: Stack, api: Api) -> None:
-    foreign = api.put("example.org/v1", "Thing", "school", "thing", spec={"size": 9})
-    outcome = cluster_stack.up().expect_failure()
-    assert 'things "thing" already exists' in outcome.text
-    assert "pulumi.com/patchForce" in outcome.text
-    assert foreign["spec"]["size"] == 9
-    cluster_stack.options["notes"] = {"pulumi.com/patchForce": "true"}
-    cluster_stack.up().expect()
-    assert api.objects[THING]["spec"]["size"] == 1
-
-
-def test_a_provider_may_be_told_to_take_over_every_object(cluster_stack: Stack, api: Api) -> None:
-    api.put("example.org/v1", "Thing", "school", "thing", spec={"size": 9})
-    cluster_stack.options["provider"] = {"upsert_existing_objects": True}
-    cluster_stack.up().expect()
-    assert api.objects[THING]["spec"]["size"] == 1
-
-
 def test_an_object_that_does_not_get_ready_stays_and_is_continued(cluster_stack: Stack, api: Api) -> None:
     api.on_apply = lambda path, live: None
     cluster_stack.options["notes"] = {"pulumi.com/timeoutSeconds": "1"}
@@ -149,73 +133,145 @@ def test_an_object_that_does_not_get_ready_stays_and_is_continued(cluster_stack:
     assert [request.path for request in api.requests] == [THING], "only the unfinished object is sent again"
 
 
-def test_a_kind_a_namespace_or_a_webhook_that_comes_a_moment_later_is_waited_for(
-    cluster_stack: Stack, api: Api
-) -> None:
-    failures: list[str] = []
-
-    def refuse_first(path: str, live: Object) -> None:
-        if path == THING and len(failures) < 2:
-            failures.append(path)
-            api.kinds["example.org/v1"] = {} if len(failures) == 1 else {"Thing": ("things", True)}
-            raise Refusal(500, "InternalError", 'failed calling webhook "t": connection refused')
-        _running(path, live)
-
-    def appear(path: str, live: Object) -> None:
-        api.kinds["example.org/v1"] = {"Thing": ("things", True)}
-
-    api.on_apply, api.on_get = refuse_first, appear
-    outcome = cluster_stack.up().expect()
-    assert failures
-    assert outcome.seconds < 20
-
-
-def test_a_conflict_and_an_unknown_kind_say_what_to_do(cluster_stack: Stack, api: Api) -> None:
-    def conflict(path: str, live: Object) -> None:
-        if path == THING:
-            raise Refusal(409, "Conflict", 'Apply failed with 1 conflict: conflict with "operator": .spec.size')
-
-    api.on_apply = conflict
-    outcome = cluster_stack.up().expect_failure()
-    assert (
-        'Thing school/thing was not applied: Apply failed with 1 conflict: conflict with "operator": .spec.size'
-        in outcome.text
-    )
-
-
 def test_properties_the_package_does_not_know_are_refused(stack: Stack, api: Api) -> None:
     stack.options["kubeconfig"] = api.kubeconfig
     stack.write(
         START
         + """
 k8s.core.v1.Service("web", spec={"ports": [{"port": 80, "prot": "TCP"}]}, opts=opts())
-k8s.apiextensions.CustomResource("thing", api_version="example.org/v1", kind="Thing",
-                                 metadata={"annotations": {"pulumi.com/waitFor": "ready"}}, opts=opts())
 """
     )
     outcome = stack.run("preview").expect_failure()
-    assert "spec.ports[0].prot" in outcome.text or "must start with 'jsonpath=' or 'condition='" in outcome.text
+    assert "spec.ports[0].prot" in outcome.text
+    assert "known are appProtocol, name, nodePort" in outcome.text
 
 
-def test_a_dead_cluster_fails_clearly_unless_its_objects_are_given_up(cluster_stack: Stack, api: Api) -> None:
-    cluster_stack.up().expect()
-    dead = json.loads(api.kubeconfig)
-    dead["clusters"][0]["cluster"]["server"] = "http://127.0.0.1:9"
-    cluster_stack.options["kubeconfig"] = json.dumps(dead)
-    preview = cluster_stack.run("preview").expect()
-    assert "replace" not in preview.text, "with a constant cluster identifier a new kubeconfig replaces nothing"
-    cluster_stack.up().expect()  # only the provider changes
-    outcome = cluster_stack.destroy().expect_failure()
-    assert (
-        "cannot be deleted: the Kubernetes API at http://127.0.0.1:9 does not answer: connection refused"
-        in outcome.text
-    )
-    outcome = cluster_stack.run("destroy", "--yes", "--skip-preview", PULUMI_K8S_DELETE_UNREACHABLE="true").expect()
-    assert (
-        "is taken for deleted: the Kubernetes API at http://127.0.0.1:9 does not answer: connection refused"
-        in outcome.text
-    )
-    assert not cluster_stack.resources()
+# --- without the engine ---------------------------------------------------------------------------------------
+
+
+class Direct:
+    """The resource Thing, asked directly."""
+
+    def __init__(self, api: Api, **config: Any) -> None:
+        self.provider = KubernetesProvider()
+        self.provider.config = {"kubeconfig": api.kubeconfig, **config}
+        self.call = Call(self.provider, "urn:pulumi:lab::test::kubernetes:example.org/v1:Thing::thing")
+        self.resource = self.provider.resource(self.call.urn)
+
+    def inputs(self, **notes: str) -> Values:
+        """Checked inputs of a Thing with annotations."""
+        names = {"name": "thing", "namespace": "school", "annotations": notes}
+        return self.resource.check(self.call, {"metadata": names, "spec": {"size": 1}}, None)
+
+    def create(self, **notes: str) -> tuple[str, Values]:
+        """Make it."""
+        return self.resource.create(self.call, self.inputs(**notes))
+
+
+@pytest.fixture
+def school(api: Api) -> Object:
+    """The namespace the Thing is in."""
+    live: Object = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "school"}}
+    api.objects["/api/v1/namespaces/school"] = live
+    return live
+
+
+def test_an_object_of_the_same_name_is_taken_over_only_when_asked(api: Api, school: Object) -> None:
+    foreign = api.put("example.org/v1", "Thing", "school", "thing", spec={"size": 9})
+    with pytest.raises(ProviderError, match=r'things "thing" already exists.*pulumi.com/patchForce') as caught:
+        Direct(api).create()
+    assert str(caught.value).startswith("Thing school/thing was not applied: ")
+    assert foreign["spec"]["size"] == 9
+    Direct(api).create(**{"pulumi.com/patchForce": "true"})
+    assert api.objects[THING]["spec"]["size"] == 1
+    foreign = api.put("example.org/v1", "Thing", "school", "thing", spec={"size": 9})
+    Direct(api, upsertExistingObjects=True).create()
+    assert api.objects[THING]["spec"]["size"] == 1
+    assert {request.query["force"] for request in api.changes("PATCH")} == {"true"}
+
+
+def test_a_kind_a_namespace_or_a_webhook_that_comes_a_moment_later_is_waited_for(api: Api) -> None:
+    api.kinds["example.org/v1"] = {}
+    direct, met = Direct(api), []
+
+    def appear() -> None:
+        api.kinds["example.org/v1"] = {"Thing": ("things", True)}
+        api.objects["/api/v1/namespaces/school"] = {"kind": "Namespace"}
+
+    def refuse_once(path: str, live: Object) -> None:
+        met.append(path)
+        if len(met) == 1:
+            raise Refusal(500, "InternalError", 'failed calling webhook "t": connection refused')
+
+    api.on_apply = refuse_once
+    timer = threading.Timer(0.3, appear)
+    timer.start()
+    direct.create()
+    timer.join()
+    assert met == [THING, THING]
+
+
+def test_a_kind_that_never_comes_says_what_is_missing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lab.engine.kubernetes.NEW_KIND_SECONDS", 0.1)
+    api.kinds["example.org/v1"] = {}
+    with pytest.raises(
+        ProviderError, match=r'no matches for kind "Thing" in version "example.org/v1"\. Its CustomResourceDef'
+    ):
+        Direct(api).create()
+
+
+def test_a_conflict_says_who_and_what_to_do(api: Api, school: Object) -> None:
+    def conflict(path: str, live: Object) -> None:
+        raise Refusal(409, "Conflict", 'Apply failed with 1 conflict: conflict with "operator": .spec.size')
+
+    api.on_apply = conflict
+    with pytest.raises(
+        ProviderError, match=r'conflict with "operator": .spec.size. Another program manages these fields'
+    ):
+        Direct(api).create()
+
+
+def test_a_dead_cluster_fails_clearly_unless_its_objects_are_given_up(
+    api: Api, school: Object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lab.engine.kubernetes.REACH_TO_DELETE_SECONDS", 0.1)
+    monkeypatch.setattr("lab.engine.kubernetes.REACH_SECONDS", 0.1)
+    resource_id, state = Direct(api).create()
+    api.port = 9
+    dead = Direct(api)
+    sentence = "the Kubernetes API at http://127.0.0.1:9 does not answer: connection refused"
+    assert dead.resource.planned(dead.call, dead.inputs(), None), "a preview asks nobody"
+    with pytest.raises(ProviderError, match=f"Thing school/thing was not applied: {sentence}"):
+        dead.create()
+    with pytest.raises(ProviderError, match=f"cannot be read: {sentence}"):
+        dead.resource.read(dead.call, resource_id, dead.inputs(), state)
+    with pytest.raises(ProviderError, match=f"cannot be deleted: {sentence}.*PULUMI_K8S_DELETE_UNREACHABLE"):
+        dead.resource.delete(dead.call, resource_id, dead.inputs(), state)
+    monkeypatch.setenv("PULUMI_K8S_DELETE_UNREACHABLE", "true")
+    dead.resource.delete(dead.call, resource_id, dead.inputs(), state)
+    assert dead.resource.read(dead.call, resource_id, dead.inputs(), state) is None
+
+
+def test_an_object_whose_kind_is_gone_is_gone_too(api: Api, school: Object) -> None:
+    resource_id, state = Direct(api).create()
+    api.kinds["example.org/v1"] = {}
+    later = Direct(api)
+    assert later.resource.read(later.call, resource_id, {}, state) is None
+    later.resource.delete(later.call, resource_id, {}, state)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"status": {}}, "a custom resource has no property 'status'"),
+        ({"metadata": {"generateName": "a-"}}, "leave the name out"),
+        ({"metadata": {"annotations": {"pulumi.com/waitFor": "ready"}}}, "must start with 'jsonpath=' or 'condition='"),
+    ],
+)
+def test_what_can_never_work_is_refused_before_anything_is_done(api: Api, values: Values, sentence: str) -> None:
+    direct = Direct(api)
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        direct.resource.check(direct.call, values, None)
 
 
 def diff(old: dict[str, Any], new: dict[str, Any]) -> tuple[bool, bool]:

@@ -229,3 +229,94 @@ def test_down_finds_services_that_no_pid_file_names() -> None:
     assert done.returncode == 0, done.stderr
     assert remains() == []
     up()
+
+
+# ------------------------------------------------------------------ machines
+
+
+def api(method: str, path: str, **form: str) -> Any:
+    """One call of the Proxmox interface with the lab's token; waits for the task it starts."""
+    code = (
+        "import json, os, sys, time, urllib.parse, urllib.request as r\n"
+        "method, path, form, token = json.load(sys.stdin)\n"
+        "def call(method, path, form):\n"
+        "    data = urllib.parse.urlencode(form).encode() if form else None\n"
+        "    asked = r.Request(f'https://10.0.145.10:8006/api2/json{path}', data, method=method)\n"
+        "    asked.add_header('Authorization', f'PVEAPIToken={token}')\n"
+        "    return json.load(r.urlopen(asked))['data']\n"
+        "answer = call(method, path, form)\n"
+        "while str(answer).startswith('UPID:'):\n"
+        "    task = call('GET', f'/nodes/pve1/tasks/{answer}/status', {})\n"
+        "    if task['status'] == 'stopped':\n"
+        "        answer = task['exitstatus']\n"
+        "    time.sleep(0.05)\n"
+        "print(json.dumps(answer))\n"
+    )
+    token = (STATE / "secrets" / "proxmox-api-token").read_text().strip()
+    done = school("run", "--", "python", "-c", code, stdin=json.dumps([method, path, form, token]))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def machine() -> str:
+    """A running container called gl99, which the Proxmox host starts at boot."""
+    template = places.TEMPLATE_NAME
+    url = f"{places.ARTEFACT_URL}/templates/{template}"
+    got = api("POST", "/nodes/pve1/storage/local/download-url", url=url, filename=template, content="vztmpl")
+    assert got == "OK"
+    made = api(
+        "POST",
+        "/nodes/pve1/lxc",
+        vmid="199",
+        ostemplate=f"local:vztmpl/{template}",
+        hostname="gl99",
+        rootfs="local-lvm:8",
+        memory="256",
+        onboot="1",
+        net0="name=eth0,bridge=vmbr0,ip=10.0.145.99/24,gw=10.0.145.1",
+    )
+    assert made == "OK"
+    assert api("POST", "/nodes/pve1/lxc/199/status/start") == "OK"
+    return "gl99"
+
+
+def test_kill_is_a_power_cut_that_the_proxmox_interface_sees_and_start_undoes_it(machine: str) -> None:
+    shown = {"name": "gl99", "vmid": 199, "address": "10.0.145.99", "running": True}
+    assert status()["machines"] == [shown]
+    assert school("kill", machine).returncode == 0
+    assert api("GET", "/nodes/pve1/lxc/199/status/current")["status"] == "stopped"
+    assert status()["machines"] == [{**shown, "running": False}]
+    again = school("kill", machine)
+    assert (again.returncode, "off already" in again.stderr) == (1, True)
+    assert school("start", machine).returncode == 0
+    assert api("GET", "/nodes/pve1/lxc/199/status/current")["status"] == "running"
+
+
+def test_a_shell_on_a_machine_is_one_of_root_in_it(machine: str) -> None:
+    done = school("shell", machine, stdin="hostname; id -u; exit 5\n")
+    assert (done.returncode, done.stdout.split()) == (5, ["gl99", "0"])
+    assert school("shell", "pve1", stdin="pct status 199\n").stdout.strip() == "status: running"
+
+
+def test_up_switches_on_what_is_off_and_leaves_what_runs(machine: str) -> None:
+    assert "switched on" not in up()
+    school("kill", machine)
+    assert f"Machines switched on: {machine}\n" in up()
+    assert status()["machines"][0]["running"]
+
+
+def test_a_killed_proxmox_interface_finds_its_machines_running_again(machine: str) -> None:
+    os.kill(pids()["proxmox-api"], signal.SIGKILL)
+    until_all_answer()
+    assert api("GET", "/nodes/pve1/lxc/199/status/current")["status"] == "running"
+
+
+def test_down_ends_a_machine_whose_monitor_and_services_were_killed(machine: str) -> None:
+    monitor = int((STATE / "containers" / "199" / "monitor").read_text().split()[0])
+    for pid in (*pids().values(), monitor):
+        os.kill(pid, signal.SIGKILL)
+    done = school("down")
+    assert done.returncode == 0, done.stderr
+    assert remains() == []
+    up()

@@ -174,6 +174,8 @@ def main() -> None:
         kubeconfig=control_plane.kubeconfig,
         # Constant: without it a renewed kubeconfig would look like another cluster, and replace everything in it.
         cluster_identifier=f"{stack}-k3s",
+        # A run that was killed between making an object and noting it is continued: the object is taken over.
+        upsert_existing_objects=True,
     )
     # What lives in the cluster goes with it, so that destroy ends even when the cluster does not answer.
     in_cluster = pulumi.ResourceOptions(provider=kubernetes_provider, deleted_with=control_plane)

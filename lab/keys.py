@@ -37,9 +37,9 @@ MARGIN = datetime.timedelta(days=1)
 
 def make_all() -> None:
     """Make what is missing, readable by root alone; what is there stays. Raises :class:`LabError` on a failure."""
-    for directory in (places.STATE, places.LOGS, places.RUNTIME, places.PIDS):
+    for directory in (places.STATE, places.RUNTIME, places.PIDS):
         directory.mkdir(parents=True, exist_ok=True)
-    for directory in (places.CERTIFICATES, places.SSH_KEY.parent, places.API_TOKEN.parent):
+    for directory in (places.CERTIFICATES, places.SSH_KEY.parent, places.API_TOKEN.parent, places.LOGS):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
     try:

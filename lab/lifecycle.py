@@ -83,7 +83,8 @@ def _say(console: Console, text: str) -> None:
 class Clock:
     """How long each part of ``up`` took."""
 
-    rows: list[tuple[str, float]] = field(default_factory=list)
+    rows: list[tuple[str, float, float]] = field(default_factory=list)
+    """Name, when it began and how long it took, in seconds."""
     begun: float = field(default_factory=time.monotonic)
 
     @contextmanager
@@ -91,18 +92,19 @@ class Clock:
         """Note how long the block takes, if it succeeds."""
         begun = time.monotonic()
         yield
-        self.rows.append((name, time.monotonic() - begun))
+        self.rows.append((name, begun - self.begun, time.monotonic() - begun))
 
     def table(self, parts: Mapping[str, timings.Span]) -> Table:
         """All of it, with the parts of the deployment below it."""
         table = Table(title="Where the time went", title_justify="left", show_footer=True)
         table.add_column("phase", footer="all together")
+        table.add_column("begun after", justify="right")
         table.add_column("time", justify="right", footer=duration(time.monotonic() - self.begun))
-        for name, seconds in self.rows:
-            table.add_row(name, duration(seconds))
+        for name, begun, seconds in self.rows:
+            table.add_row(name, duration(begun), duration(seconds))
             if name == _DEPLOYMENT:
                 for part, span in parts.items():
-                    table.add_row(f"  {part}", duration(span.seconds), style="dim")
+                    table.add_row(f"  {part}", duration(begun + span.begun), duration(span.seconds), style="dim")
         return table
 
 

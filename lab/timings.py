@@ -7,8 +7,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-PHASES = ("machines", "datastore", "control plane", "service addresses", "operator", "database", "backup")
-"""Parts of the stack in the order in which they are begun."""
+PHASES = (
+    "machines",
+    "file share",
+    "datastore",
+    "control plane",
+    "service addresses",
+    "operator",
+    "database",
+    "backup",
+)
+"""Parts of the stack, what others stand on first. Much of it is done at the same time."""
 
 _COMPONENTS = {
     "ProxmoxHost": "machines",
@@ -19,7 +28,7 @@ _COMPONENTS = {
     "K3sControlPlane": "control plane",
     "MetalLbPool": "service addresses",
     "PostgresCluster": "database",
-    "FileShare": "backup",
+    "FileShare": "file share",
     "SmbBackup": "backup",
 }
 _CHANGES = frozenset({"create", "update", "replace", "create-replacement", "delete", "delete-replaced"})
@@ -28,14 +37,14 @@ _OPERATOR_TYPE = "kubernetes:helm.sh/v3:Release"
 
 @dataclass(slots=True)
 class Span:
-    """From when to when a part of the stack was worked on, in seconds since the epoch."""
+    """From when to when a part of the stack was worked on, in seconds after the deployment began."""
 
     begun: float
     ended: float
 
     @property
     def seconds(self) -> float:
-        """How long that is. Parts overlap: their sum is more than the whole."""
+        """How long that is."""
         return self.ended - self.begun
 
 
@@ -57,17 +66,19 @@ def phases(lines: Iterable[str]) -> dict[str, Span]:
     ``lines`` are those of a file written by ``pulumi up --event-log``; a last line that was cut off is left out.
     """
     found: dict[str, Span] = {}
+    start: float | None = None
     for line in lines:
         if not line.endswith("\n"):
             break
         event: Mapping[str, Any] = json.loads(line)
+        now = float(event["timestamp"])
+        start = now if start is None else start
         outcome = event.get("resourcePreEvent") or event.get("resOutputsEvent") or event.get("resOpFailedEvent")
         if not outcome or outcome.get("planning") or outcome["metadata"]["op"] not in _CHANGES:
             continue
         phase = phase_of(outcome["metadata"]["urn"])
         if phase is None:
             continue
-        now = float(event["timestamp"])
-        span = found.setdefault(phase, Span(now, now))
-        span.begun, span.ended = min(span.begun, now), max(span.ended, now)
+        span = found.setdefault(phase, Span(now - start, now - start))
+        span.ended = now - start
     return {phase: found[phase] for phase in PHASES if phase in found}

@@ -52,7 +52,9 @@ NEW_KIND_SECONDS: Final = 45.0
 REACH_SECONDS: Final = 30.0
 """How long a change waits for an API server that does not answer (a failover takes less)."""
 REACH_TO_DELETE_SECONDS: Final = 5.0
+"""The same for reading and deleting."""
 PROBE_SECONDS: Final = 5.0
+"""Longest wait for one answer to the question whether the API server is there."""
 DEAD_FOR_SECONDS: Final = 60.0
 """How long an API server that did not answer is taken for dead without asking again."""
 _CONNECTION_KEYS: Final = ("kubeconfig", "context", "cluster")

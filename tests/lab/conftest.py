@@ -2,92 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-from lab import places
-from lab.network import enter
-
-SCHOOL = places.REPOSITORY / ".venv" / "bin" / "school"
-MACHINES = {"gl2": 110, "gl3": 111, "gl6": 112, "gl8": 113, "gl9": 114, "gl10": 115}
-API_ADDRESS = "10.0.145.116"
-
-
-@dataclass(frozen=True, slots=True)
-class Lab:
-    """A running lab, used as a person would use it."""
-
-    def school(self, *arguments: str, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
-        """Run ``school lab ...``."""
-        return _run([str(SCHOOL), "lab", *arguments], check=check, timeout=timeout)
-
-    def run(self, *command: str, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
-        """Run a command in the lab's network, in the stack's environment."""
-        return self.school("run", "--", *command, check=check, timeout=timeout)
-
-    def pulumi(self, *arguments: str, check: bool = True, timeout: float = 1500) -> subprocess.CompletedProcess[str]:
-        """Run the plain Pulumi command on the lab's stack."""
-        return self.run("pulumi", "--non-interactive", *arguments, "--stack", places.STACK, check=check, timeout=timeout)
-
-    def output(self, name: str) -> str:
-        """One output of the stack."""
-        return str(json.loads(self.pulumi("stack", "output", name, "--show-secrets", "--json").stdout))
-
-    def on(self, machine: str, script: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        """Run a shell script as root on a machine (or on the Proxmox host ``pve1``)."""
-        address = places.PROXMOX_ADDRESS if machine == "pve1" else f"10.0.145.{MACHINES[machine]}"
-        command = ["ssh", "-i", str(places.SSH_KEY), "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
-        command += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
-        return _run(enter([*command, f"root@{address}", "bash -s"]), check=check, timeout=timeout, stdin=script)
-
-    def kubectl(self, arguments: str, check: bool = True, timeout: float = 120) -> str:
-        """Run kubectl on the first server."""
-        return self.on("gl2", f"k3s kubectl {arguments}", check=check, timeout=timeout).stdout
-
-    def sql(self, statement: str, address: str = "10.0.145.130", check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run SQL as the application, at one of the service addresses."""
-        url = self.output("database_url").replace("10.0.145.130", address)
-        environment = {**os.environ, "PGDATABASE": url, "PGCONNECT_TIMEOUT": "5"}
-        return _run(enter(["psql", "-XAtq", "-c", statement]), check=check, timeout=60, environment=environment)
-
-
-def _run(
-    command: Sequence[str],
-    *,
-    check: bool,
-    timeout: float,
-    stdin: str | None = None,
-    environment: dict[str, str] | None = None,
-) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command, capture_output=True, text=True, input=stdin, timeout=timeout, env=environment, check=False
-    )
-    if check and done.returncode:
-        pytest.fail(f"{' '.join(command)[:200]}\nended with {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
-    return done
-
-
-def wait_for(test: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Ask ``test`` until it gives something true; fails after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not (found := test()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what} did not happen within {seconds:.0f} s")
-        time.sleep(0.5)
-    return found
+from lab import network
+from tests.lab.classroom import Lab
 
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """The lab with the whole stack deployed."""
-    running = Lab()
+    """The lab with the whole stack deployed. It is taken down at the end unless it was there before."""
+    running, was_there = Lab(), network.exists()
     running.school("up", timeout=3600)
     yield running
-    running.school("down", timeout=300)
+    if not was_there:
+        running.school("down", timeout=300)

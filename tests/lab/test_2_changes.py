@@ -17,7 +17,7 @@ import yaml
 
 from lab import places
 from lab.network import enter
-from tests.lab.conftest import SCHOOL, Lab
+from tests.lab.classroom import SCHOOL, Lab
 
 pytestmark = pytest.mark.lab
 
@@ -158,9 +158,19 @@ def test_a_machine_that_refuses_ssh_ends_the_run_in_time_and_is_named(lab: Lab) 
 def test_the_school_stack_previews_with_the_same_program(lab: Lab, tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
-    for name in ("Pulumi.yaml", "Pulumi.school.yaml", "__main__.py", "components", "credentials.py", "versions.py", "settings"):
+    for name in (
+        "Pulumi.yaml",
+        "Pulumi.school.yaml",
+        "__main__.py",
+        "components",
+        "credentials.py",
+        "versions.py",
+        "settings",
+    ):
         source = places.REPOSITORY / name
-        (project / name).symlink_to(source) if name != "Pulumi.school.yaml" else (project / name).write_bytes(source.read_bytes())
+        (project / name).symlink_to(source) if name != "Pulumi.school.yaml" else (project / name).write_bytes(
+            source.read_bytes()
+        )
     (project / ".venv").symlink_to(places.REPOSITORY / ".venv")
     pulumi = ["pulumi", "--cwd", str(project), "--non-interactive"]
     lab.run(*pulumi, "stack", "init", "school")
@@ -212,7 +222,9 @@ def test_no_secret_is_in_state_logs_arguments_or_journals(lab: Lab) -> None:
                 words = process.read_bytes().decode(errors="replace")
             except OSError:
                 continue
-            assert not any(secret in words for secret in secrets), f"a secret is an argument of {words.split(chr(0))[0]}"
+            assert not any(secret in words for secret in secrets), (
+                f"a secret is an argument of {words.split(chr(0))[0]}"
+            )
         for machine in ("gl2", "gl3", "gl6", "gl8", "gl9", "gl10"):
             journal = lab.on(machine, "journalctl --no-pager -o cat; cat /var/log/*.log 2>/dev/null || true").stdout
             assert not any(secret in journal for secret in secrets), f"a secret is in the journal of {machine}"
@@ -228,8 +240,12 @@ def test_destroy_finishes_with_a_dead_cluster_and_leaves_nothing_on_the_proxmox_
     lab.pulumi("destroy", "--yes")
     assert time.monotonic() - begin < 300
     assert json.loads(lab.pulumi("stack", "export").stdout)["deployment"].get("resources", []) == []
-    left = lab.on("pve1", "ls /etc/pve/lxc /etc/modules-load.d/ /etc/sysctl.d/ /usr/local/lib | grep -c -e conf -e school || true")
+    left = lab.on(
+        "pve1", "ls /etc/pve/lxc /etc/modules-load.d/ /etc/sysctl.d/ /usr/local/lib | grep -c -e conf -e school || true"
+    )
     assert "school" not in left.stdout
     assert list(places.GUEST_CONFIGS.glob("*.conf")) == []
     assert sorted(os.listdir(places.PROXMOX_HOST)) == before
-    assert subprocess.run(enter(["ping", "-c1", "-W1", "10.0.145.110"]), capture_output=True, check=False).returncode != 0
+    assert (
+        subprocess.run(enter(["ping", "-c1", "-W1", "10.0.145.110"]), capture_output=True, check=False).returncode != 0
+    )

@@ -40,6 +40,7 @@ SERVICES = (
     "package-proxy",
     "package-proxy-out",
     "package-proxy-in",
+    "dns",
     "registry",
     "artefacts",
     "proxmox-api",

@@ -40,7 +40,9 @@ def run(
             check=False,
         )
     except FileNotFoundError as error:
-        raise LabError(f"The program {words[0]} is not on this machine. Run `school lab up`, which installs it.") from error
+        raise LabError(
+            f"The program {words[0]} is not on this machine. Run `school lab up`, which installs it."
+        ) from error
     except subprocess.TimeoutExpired as error:
         raise LabError(f"`{' '.join(words[:6])}` did not end within {timeout_seconds:.0f} s.") from error
     if check and done.returncode:

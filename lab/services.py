@@ -213,8 +213,21 @@ def all_services() -> list[Service]:
             name="dns",
             purpose="the school's name server: an unknown name is answered at once, and not after a timeout",
             command=(
-                *("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--pid-file=", "--log-facility=-"),
-                *("--bind-interfaces", "--no-resolv", "--no-hosts", "--local=/#/", f"--listen-address={places.GATEWAY}"),
+                *(
+                    "dnsmasq",
+                    "--keep-in-foreground",
+                    "--conf-file=/dev/null",
+                    "--user=root",
+                    "--pid-file=",
+                    "--log-facility=-",
+                ),
+                *(
+                    "--bind-interfaces",
+                    "--no-resolv",
+                    "--no-hosts",
+                    "--local=/#/",
+                    f"--listen-address={places.GATEWAY}",
+                ),
             ),
             address=(places.GATEWAY, 53),
         ),

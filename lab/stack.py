@@ -37,9 +37,7 @@ def configuration(school: Mapping[str, Any], artefacts: Artefacts, proxmox_host_
     lab["proxmox"] = {
         **school["proxmox"],
         "endpoint": places.PROXMOX_ENDPOINT,
-        "hosts": [
-            {"name": places.PROXMOX_NODE, "address": places.PROXMOX_ADDRESS, "sshHostKey": proxmox_host_key}
-        ],
+        "hosts": [{"name": places.PROXMOX_NODE, "address": places.PROXMOX_ADDRESS, "sshHostKey": proxmox_host_key}],
     }
     lab["machines"] = [
         {

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from lab.cli import app as lab
+from lab.errors import LabError
+from operations import bench as measurements
 from operations.psql import open_psql
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -29,3 +33,28 @@ def psql(
     The password is read from the stack and handed over in a private file. Ends with psql's exit code.
     """
     raise typer.Exit(open_psql(stack, read_only, context.args))
+
+
+@app.command()
+def bench(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
+    sizes: Annotated[
+        list[int] | None, typer.Option("--machines", help="Preview with this many; may be repeated.", min=5)
+    ] = None,
+) -> None:
+    """Measure previews, a repeated `up`, the last `make lab` and the lab's memory; writes reports/bench.json.
+
+    Takes some minutes, and judges nothing: ends with 1 only when there are no tools to measure with.
+    """
+    try:
+        report = measurements.measure(sizes or measurements.SIZES, measurements.say_on_stderr)
+    except LabError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("Interrupted.", err=True)
+        raise typer.Exit(130) from None
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), indent=2))
+    else:
+        Console().print(report.table())

@@ -36,7 +36,9 @@ def connection_environment(url: str, service_file: Path) -> dict[str, str]:
         "connect_timeout": "10",
     }
     service_file.touch(mode=0o600)
-    service_file.write_text("[school]\n" + "".join(f"{key}={value}\n" for key, value in lines.items()), encoding="utf-8")
+    service_file.write_text(
+        "[school]\n" + "".join(f"{key}={value}\n" for key, value in lines.items()), encoding="utf-8"
+    )
     return {"PGSERVICEFILE": str(service_file), "PGSERVICE": "school"}
 
 

@@ -174,8 +174,23 @@ class Containers:
                 shutil.rmtree(fresh)
             fresh.mkdir(parents=True)
             try:
-                run(["tar", "--extract", "--auto-compress", "--preserve-permissions", "--numeric-owner", "--same-owner",
-                     "--xattrs", "--xattrs-include=*", "--file", template, "--directory", fresh], timeout_seconds=600)  # fmt: skip
+                run(
+                    [
+                        "tar",
+                        "--extract",
+                        "--auto-compress",
+                        "--preserve-permissions",
+                        "--numeric-owner",
+                        "--same-owner",
+                        "--xattrs",
+                        "--xattrs-include=*",
+                        "--file",
+                        template,
+                        "--directory",
+                        fresh,
+                    ],
+                    timeout_seconds=600,
+                )
                 if not (fresh / "sbin/init").is_symlink() and not (fresh / "sbin/init").exists():
                     raise LabError(f"unable to detect OS distribution: {template.name} holds no /sbin/init")
                 fresh.rename(root)

@@ -15,7 +15,7 @@ import pytest
 from lab.engine.ssh import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, PAUSE_GROWTH, go_quote
 
 if TYPE_CHECKING:
-    from conftest import SshServer, Stack
+    from tests.engine.conftest import SshServer, Stack
 
 pytestmark = pytest.mark.engine
 

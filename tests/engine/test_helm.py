@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from kubernetes_api import Api, serve
 
 from lab.engine import helm
 from lab.engine.kubernetes import KubernetesProvider
 from lab.engine.provider import Call, InputError, ProviderError
+from tests.engine.kubernetes_api import Api, serve
 
 if TYPE_CHECKING:
-    from conftest import Stack
+    from tests.engine.conftest import Stack
 
 pytestmark = pytest.mark.engine
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kubernetes_api import Api, serve
 
 from lab.engine import kubernetes_awaits as awaits
 from lab.engine.kubernetes_client import Cluster, Object, parse_kubeconfig
 from lab.engine.provider import Call, Provider, ProviderError
+from tests.engine.kubernetes_api import Api, serve
 
 pytestmark = pytest.mark.engine
 

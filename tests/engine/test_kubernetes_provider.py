@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from kubernetes_api import Api, Object, Refusal, serve
 
 from lab.engine.kubernetes import KubernetesProvider, inputs_class_of
 from lab.engine.provider import UNKNOWN, Call, InputError, ProviderError, Values
+from tests.engine.kubernetes_api import Api, Object, Refusal, serve
 
 if TYPE_CHECKING:
-    from conftest import Stack
+    from tests.engine.conftest import Stack
 
 pytestmark = pytest.mark.engine
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Stack
+    from tests.engine.conftest import Stack
 
 pytestmark = pytest.mark.engine
 

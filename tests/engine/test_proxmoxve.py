@@ -19,7 +19,7 @@ from lab.engine.proxmoxve import (
 )
 
 if TYPE_CHECKING:
-    from conftest import FakeProxmox, Stack
+    from tests.engine.conftest import FakeProxmox, Stack
 
 pytestmark = pytest.mark.engine
 

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from recording import API_TOKEN, ROOT, RecordingMonitor, run_program, stack_configuration
+
+from tests.unit.recording import API_TOKEN, ROOT, RecordingMonitor, run_program, stack_configuration
 
 Program = Callable[..., RecordingMonitor]
 

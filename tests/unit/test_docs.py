@@ -143,7 +143,8 @@ def test_readme_names_every_output_of_the_stack() -> None:
 
 def test_messages_in_the_readme_are_those_of_the_scripts() -> None:
     sources = "\n".join(
-        path.read_text(encoding="utf-8") for path in [*(ROOT / "components").rglob("*.sh"), *(ROOT / "settings").glob("*.py")]
+        path.read_text(encoding="utf-8")
+        for path in [*(ROOT / "components").rglob("*.sh"), *(ROOT / "settings").glob("*.py")]
     )
     for message in (
         "which this stack did not make",

@@ -7,10 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from recording import COMMAND, ROOT, RecordingMonitor
 
 from components.remote import HOSTS_FOLDER, compose_script, read_host_file
 from components.smb_backup import JOBS_FOLDER
+from tests.unit.recording import COMMAND, ROOT, RecordingMonitor
 
 pytestmark = pytest.mark.unit
 

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
-from recording import (
+
+import components
+from components.proxmox_lxc_node import KUBERNETES_LXC_LINES
+from tests.unit.recording import (
     API_TOKEN,
     COMMAND,
     CONTAINER,
@@ -23,9 +26,6 @@ from recording import (
     texts,
     unwrapped,
 )
-
-import components
-from components.proxmox_lxc_node import KUBERNETES_LXC_LINES
 
 pytestmark = pytest.mark.unit
 

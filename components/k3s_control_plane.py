@@ -126,11 +126,21 @@ class K3sControlPlane(pulumi.ComponentResource):
         token, agent_token = self._token("token"), self._token("agent-token")
         first, *others = args.servers
 
-        first_started = self._start_server(first, token, agent_token, after=[args.datastore, args.load_balancer])
+        first_started = self._start_server(
+            first, token, agent_token, after=[args.datastore, args.load_balancer, *self._forget(first, others, ())]
+        )
         ca_hash = run_script(f"{name}-ca-hash", first, "k3s-ca-hash.sh", parent=self, depends_on=[first_started])
         started = [first_started]
-        started += [self._start_server(host, token, agent_token, after=[first_started]) for host in others]
-        started += [self._start_worker(host, ca_hash.stdout, agent_token) for host in args.workers]
+        started += [
+            self._start_server(
+                host, token, agent_token, after=[first_started, *self._forget(host, [first], [first_started])]
+            )
+            for host in others
+        ]
+        started += [
+            self._start_worker(host, ca_hash.stdout, agent_token, after=self._forget(host, [first], [first_started]))
+            for host in args.workers
+        ]
 
         ready = run_script(
             f"{name}-ready",
@@ -191,12 +201,31 @@ class K3sControlPlane(pulumi.ComponentResource):
         return self._install(host, "server", configuration, certificate.fingerprint, after)
 
     def _start_worker(
-        self, host: Host, ca_hash: pulumi.Output[str], agent_token: pulumi.Output[str]
+        self,
+        host: Host,
+        ca_hash: pulumi.Output[str],
+        agent_token: pulumi.Output[str],
+        after: Sequence[pulumi.Resource],
     ) -> pulumi.Resource:
         configuration = pulumi.Output.all(ca_hash, agent_token).apply(
             lambda values: worker_configuration(host, self._args.load_balancer.endpoint, values[0], values[1])
         )
-        return self._install(host, "agent", configuration, "", ())
+        return self._install(host, "agent", configuration, "", after)
+
+    def _forget(self, host: Host, servers: Sequence[Host], after: Sequence[pulumi.Resource]) -> list[pulumi.Resource]:
+        """Let one of ``servers`` make the cluster forget what ``host`` was before it was made anew."""
+        return [
+            run_script(
+                f"{self._name}-{host.name}-forgotten",
+                server,
+                "k3s-forget-node.sh",
+                parent=self,
+                variables={"node": host.name},
+                triggers=[host.machine.id] if isinstance(host.machine, pulumi.CustomResource) else [],
+                depends_on=after,
+            )
+            for server in servers[:1]
+        ]
 
     def _install(
         self,

@@ -34,7 +34,7 @@ LOCK = Path("/run/lock") / places.NAMESPACE
 
 MEMORY_GIB = 6
 """Memory the running lab takes."""
-DATABASE_SECONDS = 60.0
+DATABASE_SECONDS = 120.0
 """How long the database may take to answer after the deployment has ended."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -168,7 +168,8 @@ def _ready(console: Console, clock: Clock) -> dict[str, str]:
         services.write_configurations(artefacts.registry_storage)
         started = services.start()
     _say(console, f"Services: {'started ' + ', '.join(started) if started else 'all ran already'}")
-    switched_on = machines.switch_all_on()
+    with clock.measure("switching machines on"):
+        switched_on = machines.switch_all_on()
     if switched_on:
         _say(console, f"Machines switched on: {', '.join(switched_on)}")
     toolbox = tools.choose(artefacts)
@@ -178,6 +179,8 @@ def _ready(console: Console, clock: Clock) -> dict[str, str]:
     given = _environment(toolbox.path)
     with clock.measure("stack"):
         stack.prepare(artefacts, given)
+        for pid in stack.remove_stale_locks():
+            _say(console, f"A run of Pulumi (pid {pid}) was killed; its lock is removed, and this run continues it.")
     return given
 
 

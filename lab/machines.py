@@ -6,7 +6,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -135,21 +136,18 @@ def stop_all() -> list[str]:
 
     A container is known by its pid file, or by having a layer below :data:`lab.places.CONTAINERS` as its root.
     """
-    names = {machine.vmid: machine.name for machine in all_machines()}
-    stopped = []
-    for home in sorted(places.CONTAINERS.glob("[0-9]*")) if places.CONTAINERS.is_dir() else []:
-        watcher = recall(home / "monitor")
-        inside = _processes_over("/", home / "upper")
-        if watcher is None and not inside:
-            continue
-        stopped.append(names.get(int(home.name), home.name))
-        for process in inside:
-            process.signal(signal.SIGKILL)
-        for process in inside:
-            process.wait(10)
-        if watcher is not None and not watcher.wait(5):
-            watcher.stop()
-    return stopped
+    names = {str(machine.vmid): machine.name for machine in all_machines()}
+    homes = sorted(places.CONTAINERS.glob("[0-9]*")) if places.CONTAINERS.is_dir() else []
+    watchers = {home: recall(home / "monitor") for home in homes}
+    inside = _processes_over("/", {home / "upper" for home in homes})
+    for process, _ in inside:
+        process.signal(signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    for process in [*(process for process, _ in inside), *filter(None, watchers.values())]:
+        if not process.wait(max(0.0, deadline - time.monotonic())):
+            process.stop()
+    ran = {layer.parent for _, layer in inside} | {home for home, watcher in watchers.items() if watcher}
+    return [names.get(home.name, home.name) for home in sorted(ran)]
 
 
 def mounted_below(directory: Path) -> list[str]:
@@ -167,26 +165,25 @@ def unmount_below(directory: Path) -> None:
 
 def leave_proxmox_host() -> list[str]:
     """End what was started on the Proxmox host and outlived its sshd; returns what that was."""
-    found = _processes_over("/etc", places.PROXMOX_HOST / "etc-upper")
+    found = [process for process, _ in _processes_over("/etc", {places.PROXMOX_HOST / "etc-upper"})]
     for process in found:
         process.stop(grace_seconds=1.0)
     return [f"process {process.pid}" for process in found]
 
 
-def _processes_over(point: str, layer: Path) -> list[Process]:
-    """Processes that see the overlay with the upper directory ``layer`` at the mount point ``point``."""
-    option = f"upperdir={layer}"
-    found = []
-    for entry in Path("/proc").iterdir():
+def _processes_over(point: str, layers: Set[Path]) -> list[tuple[Process, Path]]:
+    """Processes that see an overlay with one of ``layers`` as its upper directory at the mount point ``point``."""
+    found: list[tuple[Process, Path]] = []
+    for entry in Path("/proc").iterdir() if layers else ():
         if not entry.name.isdigit():
             continue
         try:
             mounts = (entry / "mountinfo").read_text().splitlines()
         except OSError:
             continue  # ended meanwhile: a zombie has no mounts
-        if not any(line.split()[4] == point and option in line for line in mounts):
-            continue
-        started = start_time(int(entry.name))
-        if started is not None:
-            found.append(Process(pid=int(entry.name), started=started))
+        options = next((line.rpartition(" ")[2] for line in reversed(mounts) if line.split(" ", 5)[4] == point), "")
+        upper = next((Path(word[9:]) for word in options.split(",") if word.startswith("upperdir=")), None)
+        started = start_time(int(entry.name)) if upper in layers else None
+        if upper is not None and started is not None:
+            found.append((Process(pid=int(entry.name), started=started), upper))
     return found

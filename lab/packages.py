@@ -15,8 +15,8 @@ from lab.processes import run
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 """Debian asks this program before a package starts a service; 101 means no."""
-_POLICY_MARK = "# of the school lab, for the time of one installation"
-_POLICY_TEXT = f"#!/bin/sh\n{_POLICY_MARK}\nexit 101\n"
+POLICY_MARK = "# of the school lab, for the time of one installation"
+POLICY_TEXT = f"#!/bin/sh\n{POLICY_MARK}\nexit 101\n"
 
 
 def wanted(text: str) -> list[str]:
@@ -43,7 +43,7 @@ def install() -> list[str]:
         return []
     places.LOGS.mkdir(parents=True, exist_ok=True)
     log = places.LOGS / "apt.log"
-    with _no_service_starts():
+    with no_service_starts():
         _apt(["update", "--quiet=2"], log)
         _apt(["install", "--yes", "--quiet=2", "--no-install-recommends", *names], log)
         _disable_services(names)
@@ -52,21 +52,21 @@ def install() -> list[str]:
 
 def remove_leftover_policy() -> bool:
     """Remove the policy of an installation that was killed; true when there was one."""
-    if POLICY.exists() and _POLICY_MARK in POLICY.read_text(errors="replace"):
+    if POLICY.exists() and POLICY_MARK in POLICY.read_text(errors="replace"):
         POLICY.unlink()
         return True
     return False
 
 
 @contextmanager
-def _no_service_starts() -> Iterator[None]:
+def no_service_starts() -> Iterator[None]:
     """Forbid service starts, unless the machine has a policy of its own, which stays in force."""
     remove_leftover_policy()
     if POLICY.exists():
         yield
         return
     try:
-        POLICY.write_text(_POLICY_TEXT)
+        POLICY.write_text(POLICY_TEXT)
         POLICY.chmod(0o755)
         yield
     finally:

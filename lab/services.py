@@ -123,7 +123,7 @@ class Service:
             return False
         try:
             if self.address is not None:
-                return _listens(Path(f"/proc/{process.pid}/net/tcp").read_text(), self.address)
+                return listens(Path(f"/proc/{process.pid}/net/tcp").read_text(), self.address)
             if self.socket is not None:
                 listed = Path(f"/proc/{process.pid}/net/unix").read_text().splitlines()
                 return any(line.split()[-1] == str(self.socket) for line in listed)
@@ -157,7 +157,7 @@ def _sources(path: Path) -> Iterator[Path]:
         yield path
 
 
-def _listens(table: str, address: tuple[str, int]) -> bool:
+def listens(table: str, address: tuple[str, int]) -> bool:
     """Whether a ``/proc/PID/net/tcp`` shows a listener on ``address`` (or on every address)."""
     host = struct.unpack("=I", ipaddress.IPv4Address(address[0]).packed)[0]
     wanted = {f"{host:08X}:{address[1]:04X}", f"00000000:{address[1]:04X}"}

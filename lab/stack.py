@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,7 +17,7 @@ from lab import places
 from lab.builds import Artefacts
 from lab.errors import LabError
 from lab.network import enter
-from lab.processes import run
+from lab.processes import run, start_time
 
 NAMESPACE = "school-postgres"
 K3S_VERSION = "v1.36.3+k3s1"
@@ -114,6 +116,27 @@ def prepare(artefacts: Artefacts, environment: Mapping[str, str]) -> None:
         final = {"encryptionsalt": content["encryptionsalt"], "config": {**wanted, **encrypted}}
         text = _HEADER + yaml.safe_dump(final, sort_keys=True, allow_unicode=True, width=200)
         places.STACK_FILE.write_text(text, encoding="utf-8")
+
+
+def remove_stale_locks() -> list[int]:
+    """Remove the locks of Pulumi runs that were killed; returns their pids. A lock of a run that goes on is left alone.
+
+    Pulumi would refuse every further run until somebody types ``pulumi cancel``.
+    """
+    removed = []
+    for lock in places.PULUMI_BACKEND.glob(f".pulumi/locks/**/{places.STACK}/*.json"):
+        pid = int(json.loads(lock.read_text(encoding="utf-8"))["pid"])
+        if not _is_pulumi(pid):
+            lock.unlink()
+            removed.append(pid)
+    return removed
+
+
+def _is_pulumi(pid: int) -> bool:
+    try:
+        return start_time(pid) is not None and "pulumi" in Path(f"/proc/{pid}/comm").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # ended between the two looks
 
 
 def _stack_exists() -> bool:

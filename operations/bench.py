@@ -32,6 +32,7 @@ from rich.table import Table
 
 from lab import lifecycle, machines, network, places, services, timings, tools
 from lab.builds import build_all
+from lab.engine.launchers import MODULES
 from lab.errors import LabError
 
 REPORT = places.REPOSITORY / "reports" / "bench.json"
@@ -621,9 +622,7 @@ def workshop() -> Iterator[tuple[Workshop, str]]:
         path = lifecycle.TOOLS_PATH.read_text(encoding="utf-8").strip()
     else:
         path = tools.choose(build_all()).path
-    names = ("pulumi-language-python", "pulumi-resource-command", "pulumi-resource-kubernetes")
-    names += ("pulumi-resource-proxmoxve", "pulumi-resource-random")
-    stand_ins = [name for name in names if str(shutil.which(name, path=path)).startswith(str(places.STAND_INS))]
+    stand_ins = [name for name in MODULES if str(shutil.which(name, path=path)).startswith(str(places.STAND_INS))]
     sentence = f"stand-ins for {', '.join(stand_ins)}" if stand_ins else "all Pulumi tools are this machine's own"
     with tempfile.TemporaryDirectory(prefix="school-bench-") as folder:
         yield Workshop(Path(folder), path), sentence

@@ -34,7 +34,11 @@ systemctl daemon-reload
 systemctl -q enable "$service"
 
 active() { systemctl -q is-active "$service"; }
-last_words() { printf 'It said last: %s' "$(journalctl -u "$service" -p 4 -n 1 --no-pager -o cat 2>/dev/null | cut -c 1-300)"; }
+last_words() {
+    # K3s writes its own level into the line; all of it has the same priority in the journal.
+    printf 'It said last: %s' "$(journalctl -u "$service" -n 300 --no-pager -o cat 2>/dev/null |
+        grep -iE 'fatal|level=error' | tail -n 1 | cut -c 1-300)"
+}
 if [[ $file_changed == yes ]] || ! active; then
     say "starting K3s $mode"
     systemctl restart --no-block "$service"

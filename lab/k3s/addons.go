@@ -57,7 +57,8 @@ func writeAddons(c *Config) error {
 	return nil
 }
 
-// keepAddons applies every manifest whose content is not the one applied last.
+// keepAddons applies every manifest whose content is not the one applied last, in the order of their names: the
+// rights that every node waits for come first.
 func keepAddons(ctx context.Context, client kubernetes.Interface) {
 	quiet := newRepeatFilter(30 * time.Second)
 	for {
@@ -104,7 +105,11 @@ func applyAddons(ctx context.Context, client kubernetes.Interface) error {
 			state.Data = map[string]string{}
 		}
 		state.Data[name] = hash
-		if state, err = maps.Update(ctx, state, metav1.UpdateOptions{}); err != nil {
+		state, err = maps.Update(ctx, state, metav1.UpdateOptions{})
+		if apierrors.IsConflict(err) { // another server was quicker: look again
+			return errors.Join(failures...)
+		}
+		if err != nil {
 			return errors.Join(append(failures, err)...)
 		}
 	}

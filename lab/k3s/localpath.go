@@ -44,6 +44,12 @@ func newProvisioner(client kubernetes.Interface, node string) *provisioner {
 
 func (p *provisioner) run(ctx context.Context) {
 	defer p.queue.ShutDown()
+	// A new cluster grants the node's rights a few seconds after the node joins.
+	for !p.permitted(ctx) {
+		if pause(ctx.Done(), time.Second) {
+			return
+		}
+	}
 	factory := informers.NewSharedInformerFactory(p.client, 5*time.Minute)
 	core := factory.Core().V1()
 	p.claims, p.volumes = core.PersistentVolumeClaims().Lister(), core.PersistentVolumes().Lister()
@@ -78,6 +84,13 @@ func (p *provisioner) run(ctx context.Context) {
 		}
 		p.queue.Done(key)
 	}
+}
+
+func (p *provisioner) permitted(ctx context.Context) bool {
+	one := metav1.ListOptions{Limit: 1}
+	_, claims := p.client.CoreV1().PersistentVolumeClaims(metav1.NamespaceAll).List(ctx, one)
+	_, volumes := p.client.CoreV1().PersistentVolumes().List(ctx, one)
+	return claims == nil && volumes == nil
 }
 
 func (p *provisioner) handle(ctx context.Context, key string) error {

@@ -18,7 +18,7 @@ import (
 
 const (
 	restartDelay = time.Second
-	stopGrace    = 10 * time.Second
+	stopGrace    = 5 * time.Second
 )
 
 // component is a child process that is kept running.

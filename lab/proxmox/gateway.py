@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import hashlib
 import hmac
+import itertools
 import json
 import os
 import re
@@ -23,6 +24,7 @@ import signal
 import ssl
 import sys
 import time
+import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,13 +38,14 @@ from lab import keys, places, services
 from lab.errors import LabError
 from lab.proxmox import lxc_config
 from lab.proxmox.containers import Containers
-from lab.proxmox.guest_config import GuestConfig, GuestConfigs, from_api, properties
+from lab.proxmox.guest_config import GuestConfig, GuestConfigs, digest, from_api, parse, properties
 
 NODE = places.PROXMOX_NODE
 FAKEPVE = f"https://{places.FAKEPVE_ADDRESS}:{places.PROXMOX_PORT}"
 FAKEPVE_READY_SECONDS = 20.0
 LOOK_SECONDS = 0.5
 """How often the gateway looks for containers that ended by themselves."""
+LOOKS_BEFORE_REAPING = 10
 SHUTDOWN_SECONDS = 60
 DOWNLOAD_SECONDS = 1800
 PR_SET_CHILD_SUBREAPER = 36
@@ -181,8 +184,7 @@ class Fakepve:
 
     async def call(self, method: str, path: str, form: Mapping[str, str] | None = None) -> Any:
         """One call below ``/api2/json``; returns ``data``. Raises :class:`Refused`."""
-        body = aiohttp.FormData(form or {})() if form else None
-        content = bytes(body._value) if body is not None and isinstance(body, aiohttp.BytesPayload) else b""
+        content = urllib.parse.urlencode(form or {}).encode()
         status, reason, answer, _ = await self.raw(
             method, f"/api2/json{path}", body=content, kind="application/x-www-form-urlencoded" if content else ""
         )
@@ -212,6 +214,8 @@ class Gateway:
         self._tasks: dict[str, Task] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._locks: dict[int, asyncio.Lock] = {}
+        self._tickets: dict[str, str] = {}
+        self._seen: dict[int, bool] = {}
         self._count = 0
 
     def application(self, *, trusted: bool) -> web.Application:
@@ -228,19 +232,16 @@ class Gateway:
 
     async def _handle(self, request: web.Request, trusted: bool) -> web.StreamResponse:
         credential = request.headers.get("Authorization", "")
-        owner = trusted
-        if credential.startswith("PVEAPIToken="):
-            given = credential.removeprefix("PVEAPIToken=").encode()
-            if not hmac.compare_digest(given, self._token.encode()):
-                return web.Response(status=401, reason="invalid token value!")
-            owner = True
+        by_token = credential.startswith("PVEAPIToken=")
+        if by_token and not hmac.compare_digest(credential.removeprefix("PVEAPIToken=").encode(), self._token.encode()):
+            return web.Response(status=401, reason="invalid token value!")
+        owner = trusted or by_token or self._has_ticket(request)
         path = re.sub(r"^/api2/(json|extjs)", "", request.path)
-        form = {key: str(value) for key, value in (await request.post()).items()} if request.can_read_body else {}
-        form |= dict(request.query)
-        if owner and request.content_type == "application/json" and request.can_read_body:
-            form = {key: str(value) for key, value in json.loads(await request.read() or b"{}").items()}
         try:
             if owner:
+                form = await _form(request)
+                if by_token:
+                    await self._refuse_what_only_root_may(request.method, path, form)
                 answer = await self._own(request.method, path, form)
                 if answer is not None:
                     return web.json_response({"data": answer[0]})
@@ -250,7 +251,44 @@ class Gateway:
                 status=refusal.status, reason=refusal.reason, body=refusal.body, content_type="application/json"
             )
         except LabError as error:
-            return web.json_response({"data": None}, status=500, reason=str(error).replace("\n", " "))
+            text = str(error)
+            return web.json_response(
+                {"data": None, "message": f"{text}\n"},
+                status=500,
+                reason=text.replace("\n", " ").encode("ascii", "replace").decode(),
+            )
+
+    def _has_ticket(self, request: web.Request) -> bool:
+        """Whether the call carries a ticket that was given out here, and for a change its CSRF token too."""
+        token = self._tickets.get(urllib.parse.unquote(request.cookies.get("PVEAuthCookie", "")))
+        return token is not None and (
+            request.method == "GET" or hmac.compare_digest(request.headers.get("CSRFPreventionToken", ""), token)
+        )
+
+    async def _refuse_what_only_root_may(self, method: str, path: str, form: Form) -> None:
+        """Raise :class:`Refused` for what Proxmox leaves to ``root@pam`` with its password: no token may do it."""
+        container = re.fullmatch(rf"/nodes/{NODE}/lxc(?:/(\d+)/config)?", path)
+        if container is None or method not in ("POST", "PUT"):
+            return
+        unprivileged = form.get("unprivileged", "1")
+        if container[1]:
+            unprivileged = self._configs.load(int(container[1])).options.get("unprivileged", "0")
+        wanted = properties(form.get("features", ""))
+        if container[1] and "features" in form:
+            before = properties(self._configs.load(int(container[1])).options.get("features", ""))
+            wanted = {key: value for key, value in wanted.items() if before.get(key) != value}
+        if wanted and unprivileged not in ("1", "true"):
+            raise _forbidden("changing feature flags for privileged container is only allowed for root@pam")
+        if set(wanted) - {"nesting"}:
+            raise _forbidden("changing feature flags (except nesting) is only allowed for root@pam")
+        for key, value in form.items():
+            if re.fullmatch(r"dev\d+", key):
+                raise _forbidden("configuring device passthrough is only allowed for root@pam")
+            if re.fullmatch(r"mp\d+", key) and value.split(",")[0].removeprefix("volume=").startswith("/"):
+                kind = "device" if value.removeprefix("volume=").startswith("/dev/") else "bind"
+                raise _forbidden(f"mount point type {kind} is only allowed for root@pam")
+            if key == "hookscript":
+                raise _forbidden("changing the hookscript is only allowed for root@pam")
 
     async def _pass_on(self, request: web.Request, owner: bool) -> web.StreamResponse:
         own = ("Authorization", "Cookie", "CSRFPreventionToken")
@@ -263,6 +301,10 @@ class Gateway:
             kind=request.headers.get("Content-Type", ""),
             headers=headers,
         )
+        if request.path.endswith("/access/ticket") and status == 200:
+            given = json.loads(content)["data"]
+            if "NeedTFA" not in given:
+                self._tickets[given["ticket"]] = given["CSRFPreventionToken"]
         return web.Response(status=status, reason=reason, body=content, headers={"Content-Type": kind})
 
     async def _own(self, method: str, path: str, form: Form) -> tuple[object] | None:
@@ -275,6 +317,7 @@ class Gateway:
         if method == "POST" and path == f"/nodes/{NODE}/lxc":
             return (await self._create(form),)
         if method == "GET" and path == f"/nodes/{NODE}/query-url-metadata":
+            _require(form, "url")
             return (await _metadata(form["url"]),)
         if method == "POST" and path == f"/nodes/{NODE}/storage/local/download-url":
             return (self._download(form),)
@@ -285,29 +328,39 @@ class Gateway:
             data = await self._fakepve.call("DELETE", path)
             (places.TEMPLATE_CACHE / content[1]).unlink(missing_ok=True)
             return (data,)
+        if method != "GET" and re.match(rf"/nodes/{NODE}/(qemu|vzdump|storage/[^/]+/upload)(/|$)", path):
+            raise _not_here(f"{method} {path}")
         container = re.fullmatch(rf"/nodes/{NODE}/lxc/(\d+)(/.*)?", path)
         if container is None:
             return None
         vmid, rest = int(container[1]), container[2] or ""
         if method == "GET" and rest == "/config":
-            data = await self._fakepve.call("GET", path)
-            raw = self._configs.load(vmid).raw
-            return ({**data, "lxc": [list(line) for line in raw]} if raw else data,)
+            text = self._configs.text(vmid)
+            view = parse(text).api_view(current=form.get("current", "0") in ("1", "true"))
+            return ({**view, "digest": digest(text)},)
         if method == "GET" and rest == "/interfaces":
             return (_interfaces(self._configs.load(vmid)) if self._containers.running(vmid) else [],)
         if method == "GET" and rest == "/status/current":
             await self._follow(vmid)
             return (await self._fakepve.call("GET", path),)
         if method == "PUT" and rest in ("/config", "/resize"):
-            data = await self._fakepve.call("PUT", path, form)
-            await self._fakepve.finish(data)
-            await self._save(vmid)
+            async with self._lock(vmid):
+                await self._learn(vmid, print)
+                asked = dict(form)
+                expected = asked.pop("digest", "")
+                if expected and expected != digest(self._configs.text(vmid)):
+                    raise LabError("detected modified configuration - file changed by other user? Try again.")
+                data = await self._fakepve.call("PUT", path, asked)
+                await self._fakepve.finish(data)
+                await self._save(vmid)
             return (data,)
         if method == "DELETE" and rest == "":
             return (await self._delete(vmid, form),)
         action = re.fullmatch(r"/status/(start|stop|shutdown|reboot)", rest)
         if method == "POST" and action:
             return (await self._power(vmid, action[1], form),)
+        if method != "GET":
+            raise _not_here(f"{method} {path}")
         return None
 
     # ------------------------------------------------------------------ tasks
@@ -325,6 +378,8 @@ class Gateway:
                 task.exit_status = str(error)
             except Refused as refusal:
                 task.exit_status = refusal.reason
+            except OSError as error:
+                task.exit_status = f"{error.filename}: {error.strerror}" if error.filename else str(error)
             else:
                 task.exit_status = "OK"
             task.lines.append("TASK OK" if task.exit_status == "OK" else f"TASK ERROR: {task.exit_status}")
@@ -343,7 +398,11 @@ class Gateway:
     async def _create(self, form: Form) -> str:
         asked = dict(form)
         start = asked.pop("start", "0") in ("1", "true")
-        await self._fakepve.finish(await self._fakepve.call("POST", f"/nodes/{NODE}/lxc", asked))
+        checked = await self._fakepve.call("POST", f"/nodes/{NODE}/lxc", asked)
+        try:
+            await self._fakepve.finish(checked)
+        except LabError:
+            return str(checked)  # a task of fakepve's, which says there what is wrong
         vmid = int(form["vmid"])
         template = places.TEMPLATE_CACHE / form["ostemplate"].rsplit("/", 1)[-1]
 
@@ -363,10 +422,10 @@ class Gateway:
                         form.get("password", ""),
                         log,
                     )
-                except LabError:
+                except (LabError, OSError) as error:
                     await self._fakepve.finish(await self._fakepve.call("DELETE", f"/nodes/{NODE}/lxc/{vmid}"))
                     self._configs.remove(vmid)
-                    raise
+                    raise LabError(f"unable to create CT {vmid} - {error}") from error
                 if start:
                     await self._start(vmid, log)
 
@@ -387,6 +446,9 @@ class Gateway:
         self._configs.load(vmid)
         await self._follow(vmid)
         path = f"/nodes/{NODE}/lxc/{vmid}/status"
+        # Proxmox refuses these at once, before there is a task
+        if not self._lock(vmid).locked() and self._containers.running(vmid) == (action == "start"):
+            raise LabError(f"CT {vmid} {'already' if action == 'start' else 'not'} running")
         seconds = float(form.get("timeout", SHUTDOWN_SECONDS))
         force = form.get("forceStop", "0") in ("1", "true")
 
@@ -420,11 +482,12 @@ class Gateway:
         if self._containers.running(vmid):
             raise LabError(f"CT {vmid} already running")
         path = f"/nodes/{NODE}/lxc/{vmid}/status"
+        await self._learn(vmid, log)
         await self._fakepve.finish(await self._fakepve.call("POST", f"{path}/start"))
         await self._save(vmid)
         try:
             await asyncio.to_thread(self._containers.start, vmid, self._configs.load(vmid), log)
-        except LabError:
+        except (LabError, OSError):
             await self._fakepve.finish(await self._fakepve.call("POST", f"{path}/stop"))
             raise
 
@@ -443,6 +506,25 @@ class Gateway:
         except Refused as refusal:
             print(f"container {vmid}: fakepve: {refusal}", flush=True)
 
+    async def _learn(self, vmid: int, log: Callable[[str], None]) -> None:
+        """Tell fakepve of options that root has changed in the container's file. The caller has the container's lock.
+
+        What Proxmox could not use either is logged, and the file keeps the old value.
+        """
+        held = await self._fakepve.call("GET", f"/nodes/{NODE}/lxc/{vmid}/pending")
+        has = _options({item["key"]: item["value"] for item in held if "value" in item})
+        stands = self._configs.load(vmid).options
+        changed = {key: value for key, value in stands.items() if has.get(key) != value}
+        gone = sorted(set(has) - set(stands))
+        if not changed and not gone:
+            return
+        for form in [{key: value} for key, value in changed.items()] + [{"delete": key} for key in gone]:
+            try:
+                await self._fakepve.call("PUT", f"/nodes/{NODE}/lxc/{vmid}/config", form)
+            except Refused:
+                line = next(f"{key}: {value}" for key, value in form.items())
+                log(f"vm {vmid} - unable to use the line '{line}' of the configuration")
+
     async def _save(self, vmid: int) -> None:
         """Write what fakepve holds into the container's file; raw lines are nobody's but root's and stay."""
         path = f"/nodes/{NODE}/lxc/{vmid}"
@@ -458,7 +540,7 @@ class Gateway:
         self._configs.save(
             vmid,
             GuestConfig(
-                options=from_api(values),
+                options=_options(values),
                 raw=old.raw,
                 description=description if not description or description.endswith("\n") else f"{description}\n",
                 pending=pending,
@@ -469,14 +551,19 @@ class Gateway:
     # ------------------------------------------------------------------ downloads
 
     def _download(self, form: Form) -> str:
-        name = form.get("filename", "")
+        _require(form, "url", "filename", "content")
+        name = form["filename"]
+        if form["content"] != "vztmpl":
+            raise _not_here(f"content of the kind '{form['content']}'")
         if not re.fullmatch(r"[A-Za-z0-9._+-]+\.tar\.(zst|gz|xz)", name):
             raise LabError(f"wrong file extension or name: '{name}'")
         target = places.TEMPLATE_CACHE / name
+        if target.exists():
+            raise LabError(f"refusing to override existing file '{name}'")
 
         async def work(log: Callable[[str], None]) -> None:
             places.TEMPLATE_CACHE.mkdir(parents=True, exist_ok=True)
-            part = target.with_name(f"{name}.tmp.{os.getpid()}")
+            part = target.with_name(f"{name}.tmp.{os.getpid()}.{self._count}")
             try:
                 log(f"downloading {form['url']} to {target}")
                 await _fetch(form["url"], part)
@@ -489,46 +576,112 @@ class Gateway:
                 part.replace(target)
             finally:
                 part.unlink(missing_ok=True)
-            await self._fakepve.finish(
-                await self._fakepve.call("POST", f"/nodes/{NODE}/storage/local/download-url", form)
-            )
+            await self._register(target)
 
         return self._begin("download", name, work)
+
+    async def _register(self, template: Path) -> None:
+        """Let fakepve list a template that lies on disk, with its true size."""
+        form = {
+            "url": "http://localhost/",
+            "filename": template.name,
+            "content": "vztmpl",
+            # fakepve's own parameter
+            "size": str(template.stat().st_size),
+        }
+        await self._fakepve.finish(await self._fakepve.call("POST", f"/nodes/{NODE}/storage/local/download-url", form))
 
     # ------------------------------------------------------------------ start and running
 
     async def restore(self) -> None:
-        """Tell fakepve of the templates on disk, and start what Proxmox starts at boot, in its order."""
+        """Tell fakepve of the templates on disk and of what runs; after a boot, start what Proxmox starts then."""
         for template in sorted(places.TEMPLATE_CACHE.glob("*.tar.*")):
-            form = {"url": "http://localhost/", "filename": template.name, "content": "vztmpl"}
-            await self._fakepve.finish(
-                await self._fakepve.call("POST", f"/nodes/{NODE}/storage/local/download-url", form)
-            )
+            await self._register(template)
         for vmid in self._configs.ids():
             await self._follow(vmid)
-        waiting = []
-        for vmid in self._configs.ids():
-            options = self._configs.load(vmid).options
-            if options.get("onboot") == "1" and not self._containers.running(vmid):
-                order = re.search(r"order=(\d+)", options.get("startup", ""))
-                waiting.append((int(order[1]) if order else 1 << 30, vmid))
-        for _, vmid in sorted(waiting):
+        # the directory is empty after a boot; without the mark, what somebody switched off would come back with
+        # every restart of this process
+        booted = places.RUNTIME / "pve1-booted"
+        if not booted.exists():
+            booted.touch()
+            waiting = []
+            for vmid in self._configs.ids():
+                options = self._configs.load(vmid).options
+                if options.get("onboot") == "1" and not self._containers.running(vmid):
+                    startup = properties(options.get("startup", ""))
+                    order = startup.get("order", "")
+                    waiting.append((int(order) if order else 1 << 30, vmid, float(startup.get("up", "0"))))
+            starting = asyncio.create_task(self._start_in_order(sorted(waiting)))
+            self._running.add(starting)
+            starting.add_done_callback(self._running.discard)
+
+    async def _start_in_order(self, waiting: list[tuple[int, int, float]]) -> None:
+        """Start containers one after the other: (order, id, seconds to wait after it)."""
+        for _, vmid, pause in waiting:
 
             async def work(log: Callable[[str], None], vmid: int = vmid) -> None:
                 async with self._lock(vmid):
-                    await self._start(vmid, log)
+                    if not self._containers.running(vmid):
+                        await self._start(vmid, log)
 
-            self._begin("vzstart", str(vmid), work)
+            task = self._tasks[self._begin("vzstart", str(vmid), work)]
+            while task.exit_status is None:
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(pause)
 
     async def watch(self) -> None:
         """Follow containers that end by themselves, and take over the monitors that nobody else would wait for."""
-        while True:
+        for look in itertools.count():
             await asyncio.sleep(LOOK_SECONDS)
             for vmid in self._configs.ids():
-                await self._follow(vmid)
-            for pid in _zombies():
+                running = self._containers.running(vmid)
+                if self._seen.get(vmid) != running and not self._lock(vmid).locked():
+                    await self._follow(vmid)
+                    self._seen[vmid] = running
+            # this reads all of /proc
+            for pid in _zombies() if look % LOOKS_BEFORE_REAPING == 0 else ():
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
+
+
+async def _form(request: web.Request) -> Form:
+    """Parameters of a call: query, form or JSON. Raises :class:`Refused` when the JSON is none."""
+    form = dict(request.query)
+    if request.content_type != "application/json":
+        return form | {key: str(value) for key, value in (await request.post()).items()}
+    try:
+        given = json.loads(await request.read() or b"{}").items()
+    except (ValueError, AttributeError):
+        raise _refused(400, "request body is not a JSON object") from None
+    return form | {key: str(int(value)) if isinstance(value, bool) else str(value) for key, value in given}
+
+
+def _refused(status: int, reason: str, errors: Mapping[str, str] | None = None) -> Refused:
+    body: dict[str, object] = {"data": None, "message": f"{reason}\n"}
+    return Refused(status, reason, json.dumps({**body, "errors": dict(errors)} if errors else body).encode())
+
+
+def _forbidden(why: str) -> Refused:
+    return _refused(403, f"Permission check failed ({why})")
+
+
+def _not_here(what: str) -> Refused:
+    return _refused(501, f"Method not implemented: the lab has no {what}")
+
+
+def _require(form: Form, *names: str) -> None:
+    """Raise :class:`Refused`, as Proxmox words it, when a parameter is missing."""
+    missing = {name: "property is missing and it is not optional" for name in names if not form.get(name)}
+    if missing:
+        raise _refused(400, "Parameter verification failed.", missing)
+
+
+def _options(values: Mapping[str, object]) -> dict[str, str]:
+    """Options as they stand in a container's file: a privileged container has no line that says so."""
+    options = from_api(values)
+    if options.get("unprivileged") == "0":
+        del options["unprivileged"]
+    return options
 
 
 def _interfaces(config: GuestConfig) -> list[dict[str, str]]:
@@ -602,6 +755,8 @@ def guests(configs: GuestConfigs) -> dict[str, object]:
     for vmid in configs.ids():
         config = configs.load(vmid)
         options = {key: value for key, value in config.api_view(current=True).items() if key != "lxc"}
+        # fakepve takes a container without this line for an unprivileged one, Proxmox VE for a privileged one
+        options.setdefault("unprivileged", 0)
         listed.append(
             {"type": "lxc", "vmid": vmid, "name": config.hostname, "node": NODE, "status": "stopped", "config": options}
         )

@@ -34,7 +34,7 @@ _OPTION_LINE = re.compile(r"^([a-z][a-z_]*\d*):\s*(.*?)\s*$")
 _SECTION_LINE = re.compile(r"^\[([a-zA-Z0-9_:-]+)\]\s*$")
 _RAW_KEYS = re.compile(
     r"lxc\.(include|arch|uts\.name|signal\.(halt|reboot|stop)|init\.(cmd|uid|gid|cwd)|pty\.max|console\.(logfile|path)|tty\.(max|dir)|"
-    r"hook\.[a-z.-]+|autodev|autodev\.tmpfs\.size|mount\.(fstab|entry|auto)|rootfs\.(mount|options)|cap\.(drop|keep)|"
+    r"hook\.[a-z.-]+|kmsg|autodev|autodev\.tmpfs\.size|mount\.(fstab|entry|auto)|rootfs\.(mount|options)|cap\.(drop|keep)|"
     r"seccomp\.[a-z._]+|idmap|log\.(level|file|syslog)|start\.(auto|delay|order)|group|environment(\.runtime)?|apparmor\.[a-z_]+|"
     r"selinux\.context(\.keyring)?|no_new_privs|ephemeral|monitor\.(signal\.pdeath|unshare)|execute\.cmd|keyring\.session|"
     r"namespace\.(keep|clone|share\.[a-z]+)|cgroup\.(relative|dir(\.[a-z.]+)?)|cgroup2?\.[a-z0-9_.]+|prlimit\.[a-z]+|sysctl\.[a-z0-9_.-]+|"
@@ -198,4 +198,4 @@ class GuestConfigs:
 
 
 def _encode(line: str) -> str:
-    return urllib.parse.quote(line, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")
+    return urllib.parse.quote(line, safe=" !\"#$&'()*+,-./;<=>?@[\\]^_`{|}~")

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.errors import LabError
 from lab.proxmox.guest_config import GuestConfig, properties
 
 DROPPED_CAPABILITIES = "mac_admin mac_override sys_time sys_module sys_rawio"
@@ -59,7 +60,10 @@ class Machine:
 
 
 def generate(vmid: int, config: GuestConfig, directory: Path, machine: Machine) -> tuple[str, list[str]]:
-    """The LXC configuration of a container whose files lie in ``directory``, and warnings for the task log."""
+    """The LXC configuration of a container whose files lie in ``directory``, and warnings for the task log.
+
+    Raises :class:`LabError` in Proxmox VE's words when root wrote something else where a number belongs.
+    """
     warnings: list[str] = []
     options = config.options
     lines = [
@@ -68,7 +72,7 @@ def generate(vmid: int, config: GuestConfig, directory: Path, machine: Machine) 
         f"lxc.rootfs.path = dir:{directory / 'rootfs'}",
         f"lxc.console.logfile = {directory / 'console.log'}",
         "lxc.console.rotate = 1",
-        f"lxc.tty.max = {options.get('tty', '2')}",
+        f"lxc.tty.max = {_number(vmid, options, 'tty', 2)}",
         "lxc.pty.max = 1024",
         "lxc.environment = TERM=linux",
         "lxc.signal.halt = SIGRTMIN+3",
@@ -86,12 +90,19 @@ def generate(vmid: int, config: GuestConfig, directory: Path, machine: Machine) 
     return "\n".join(lines) + "\n", warnings
 
 
+def _number(vmid: int, options: dict[str, str], key: str, default: int) -> int:
+    value = options.get(key, str(default))
+    if not re.fullmatch(r"\d+", value):
+        raise LabError(f"vm {vmid} - unable to parse value of '{key}' - type check ('integer') failed - got '{value}'")
+    return int(value)
+
+
 def _limits(vmid: int, options: dict[str, str], machine: Machine) -> list[str]:
     group = "lxc.cgroup2" if machine.unified_cgroups else "lxc.cgroup"
     lines = [f"{group}.devices.deny = a", *(f"{group}.devices.allow = {device}" for device in _DEVICES)]
-    memory = int(options.get("memory", "512")) << 20
+    memory = _number(vmid, options, "memory", 512) << 20
     lines.append(f"{group}.memory.{'max' if machine.unified_cgroups else 'limit_in_bytes'} = {memory}")
-    cores = int(options.get("cores", "0"))
+    cores = _number(vmid, options, "cores", 0)
     if 0 < cores < machine.processors:
         chosen = sorted({(vmid + step) % machine.processors for step in range(cores)})
         lines.append(f"{group}.cpuset.cpus = {','.join(map(str, chosen))}")

@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import socket
+import subprocess
 import sys
 import time
 import urllib.parse
@@ -73,11 +74,39 @@ def power(action: str, options: argparse.Namespace) -> None:
     wait(call("POST", f"/lxc/{options.vmid}/status/{action}", form))
 
 
-def attach(vmid: int, command: list[str]) -> None:
-    """Replace this program by ``command`` in the container."""
+def attached(vmid: int, command: list[str]) -> list[str]:
+    """``command`` as it has to be called to run in the container."""
     variables = ["-v", f"PATH={PATH}", "-v", "HOME=/root", "-v", f"TERM={os.environ.get('TERM', 'dumb')}"]
     words = ["lxc-attach", "-P", f"{STATE}/containers", "-n", str(vmid), "--clear-env", *variables]
-    os.execvp("lxc-attach", [*words, "--", *command])
+    return [*words, "--", *command]
+
+
+def attach(vmid: int, command: list[str]) -> None:
+    """Replace this program by ``command`` in the container."""
+    os.execvp("lxc-attach", attached(vmid, command))
+
+
+def require_running(vmid: int) -> None:
+    """Raise :class:`Failure` unless the container runs."""
+    if call("GET", f"/lxc/{vmid}/status/current")["status"] != "running":
+        raise Failure(f"CT {vmid} not running!")
+
+
+def copy(options: argparse.Namespace) -> None:
+    """Copy one file into the container (push) or out of it (pull). Raises :class:`Failure`."""
+    try:
+        if options.command == "push":
+            write = ["sh", "-c", 'cat >"$1" && chmod "$2" "$1"', "sh", options.target, options.perms]
+            with open(options.source, "rb") as source:
+                code = subprocess.run(attached(options.vmid, write), stdin=source, check=False).returncode
+        else:
+            with open(options.target, "wb") as target:
+                read = attached(options.vmid, ["cat", "--", options.source])
+                code = subprocess.run(read, stdin=subprocess.DEVNULL, stdout=target, check=False).returncode
+    except OSError as error:
+        raise Failure(f"{error.filename}: {error.strerror}") from error
+    if code:
+        raise Failure(f"{options.command} of {options.source} failed")
 
 
 def main() -> int:
@@ -94,6 +123,12 @@ def main() -> int:
             command.add_argument("--forceStop", choices=("0", "1"))
         if name == "exec":
             command.add_argument("words", nargs=argparse.REMAINDER)
+    for name in ("push", "pull"):
+        command = commands.add_parser(name)
+        command.add_argument("vmid", type=int)
+        command.add_argument("source")
+        command.add_argument("target")
+        command.add_argument("--perms", default="0644")
     options = parser.parse_args()
     try:
         if options.command == "list":
@@ -108,9 +143,11 @@ def main() -> int:
                 print(f"{key}: {configuration[key]}")
             for key, value in configuration.get("lxc", []):
                 print(f"{key}: {value}")
+        elif options.command in ("push", "pull"):
+            require_running(options.vmid)
+            copy(options)
         elif options.command in ("enter", "exec"):
-            if call("GET", f"/lxc/{options.vmid}/status/current")["status"] != "running":
-                raise Failure(f"CT {options.vmid} not running!")
+            require_running(options.vmid)
             words = [word for number, word in enumerate(getattr(options, "words", [])) if number or word != "--"]
             attach(options.vmid, words or ["/bin/bash", "-l"])
         else:

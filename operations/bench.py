@@ -113,11 +113,14 @@ class Report:
         """For JSON."""
         return {"machine": dict(self.machine), "figures": [asdict(figure) for figure in self.figures]}
 
+    def heading(self) -> str:
+        """What the figures were measured on, one line."""
+        facts = self.machine
+        return f"{facts['cores']} cores, {facts['memory_gib']} GiB of memory, load {facts['load']}; {facts['tools']}"
+
     def table(self) -> Table:
         """For people."""
-        facts = self.machine
-        title = f"{facts['cores']} cores, {facts['memory_gib']} GiB of memory, load {facts['load']}; {facts['tools']}"
-        table = Table(title=title, title_justify="left")
+        table = Table()
         table.add_column("what")
         table.add_column("measured", justify="right", no_wrap=True)
         table.add_column("how")
@@ -295,7 +298,7 @@ def _pulumi(
         output.seek(0)
         text = output.read().decode(errors="replace")
     if code:
-        raise LabError(f"`pulumi {words[0]}` ended with code {code}: {text.strip()[-1500:]}")
+        raise LabError(f"`pulumi {words[0]}` ended with code {code}: {' '.join(text.split())[-400:]}")
     return text, watch.peak_mib
 
 

@@ -57,4 +57,5 @@ def bench(
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2))
     else:
+        typer.echo(report.heading())
         Console().print(report.table())

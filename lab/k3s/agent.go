@@ -167,6 +167,10 @@ root = %[1]q
 state = %[2]q
 disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing"]
 
+# Its ordinary lines would drown everything else in the journal.
+[debug]
+  level = "warn"
+
 [grpc]
   address = %[3]q
 
@@ -246,6 +250,15 @@ func (n *node) kubeProxyArgs() []string {
 
 func containerdUp(context.Context) bool { return unixUp(containerdSock) }
 
+// kubeletUp tells whether the kubelet accepts connections, which it does only once nothing keeps it from running.
+func kubeletUp() bool {
+	c, err := net.DialTimeout("tcp", "127.0.0.1:10250", time.Second)
+	if err != nil {
+		return false
+	}
+	return c.Close() == nil
+}
+
 // unixUp tells whether a socket accepts connections.
 func unixUp(path string) bool {
 	c, err := net.DialTimeout("unix", path, time.Second)
@@ -261,8 +274,15 @@ func (n *node) hasPodNetwork(ctx context.Context) bool {
 	return err == nil && o.Spec.PodCIDR != ""
 }
 
+// waitRegistered returns when the kubelet serves and the cluster knows the node.
 func (n *node) waitRegistered(ctx context.Context) error {
 	for {
+		if !kubeletUp() {
+			if pause(ctx.Done(), 300*time.Millisecond) {
+				return context.Cause(ctx)
+			}
+			continue
+		}
 		if _, err := n.client.CoreV1().Nodes().Get(ctx, n.config.NodeName, metav1.GetOptions{}); err == nil {
 			return nil
 		}

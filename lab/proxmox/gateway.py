@@ -316,6 +316,8 @@ class Gateway:
             return ([{"n": number, "t": line} for number, line in enumerate(known.lines, 1)],)
         if method == "POST" and path == f"/nodes/{NODE}/lxc":
             return (await self._create(form),)
+        if method == "GET" and path == f"/nodes/{NODE}/lxc":
+            return ([self._as_it_is(one) for one in await self._fakepve.call("GET", path)],)
         if method == "GET" and path == f"/nodes/{NODE}/query-url-metadata":
             _require(form, "url")
             return (await _metadata(form["url"]),)
@@ -342,7 +344,7 @@ class Gateway:
             return (_interfaces(self._configs.load(vmid)) if self._containers.running(vmid) else [],)
         if method == "GET" and rest == "/status/current":
             await self._follow(vmid)
-            return (await self._fakepve.call("GET", path),)
+            return (self._as_it_is(await self._fakepve.call("GET", path)),)
         if method == "PUT" and rest in ("/config", "/resize"):
             async with self._lock(vmid):
                 await self._learn(vmid, print)
@@ -490,6 +492,11 @@ class Gateway:
         except (LabError, OSError):
             await self._fakepve.finish(await self._fakepve.call("POST", f"{path}/stop"))
             raise
+
+    def _as_it_is(self, shown: Mapping[str, object]) -> dict[str, object]:
+        """A container's status with the real state: fakepve has it running as soon as its start begins."""
+        running = self._containers.running(int(str(shown["vmid"])))
+        return {**shown, "status": "running" if running else "stopped"}
 
     async def _follow(self, vmid: int) -> None:
         """Let fakepve know of a container that ended by itself, or was started or stopped behind its back."""

@@ -496,7 +496,7 @@ def test_a_boot_starts_what_is_to_start_then_in_its_order(host: Host, container:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     started = {vmid: (STATE / "containers" / str(vmid) / "monitor").read_text().split()[1] for vmid in (801, 807)}
-    assert int(started[807]) < int(started[801])
+    assert int(started[807]) < int(started[801]), (STATE / "gateway.log").read_text()[-2000:]
 
 
 def test_no_ended_monitor_stays_behind(host: Host, container: int) -> None:

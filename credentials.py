@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pulumi
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
 PRIVATE_KEY = "sshPrivateKey"
@@ -16,7 +17,7 @@ def ssh_public_key(private_key: str) -> str:
     """
     try:
         key = load_ssh_private_key(private_key.encode(), password=None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise pulumi.RunError(
             f"school-postgres:{PRIVATE_KEY} is not an unencrypted OpenSSH private key. Make one with "
             "'ssh-keygen -t ed25519 -N \"\" -f key', put key.pub into root's authorized_keys on every Proxmox host, and "

@@ -24,9 +24,15 @@ READY_SECONDS: Final = 300
 
 CONTROLLER_MANAGER_ARGUMENTS: Final = ("node-monitor-period=2s", "node-monitor-grace-period=16s")
 """A silent node is given up after 16 s instead of 50 s: it decides how long a dead database node is still sent
-connections. Cost: a node that hangs for 16 s loses its place; four missed heartbeats (below) keep that rare."""
+connections. Cost: a node that hangs for 16 s loses its place."""
 
-KUBELET_ARGUMENTS: Final = ("node-status-update-frequency=4s",)
+KUBELET_CONFIGURATION: Final = """\
+apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+nodeStatusUpdateFrequency: 4s
+nodeLeaseDurationSeconds: 16"""
+"""A kubelet renews its lease four times in its duration, so every 4 s: three may be missed before the 16 s above are
+over. With the default duration of 40 s a single missed one would be enough."""
 
 API_SERVER_ARGUMENTS: Final = ("default-not-ready-toleration-seconds=30", "default-unreachable-toleration-seconds=30")
 """Pods without a state of their own start elsewhere 30 s after their node is given up, not after 5 minutes."""
@@ -78,7 +84,6 @@ def server_configuration(
             # Only possible when the cluster is made.
             "secrets-encryption": True,
             "write-kubeconfig-mode": "0600",
-            "kubelet-arg": list(KUBELET_ARGUMENTS),
             "kube-apiserver-arg": list(API_SERVER_ARGUMENTS),
             "kube-controller-manager-arg": list(CONTROLLER_MANAGER_ARGUMENTS),
         },
@@ -94,7 +99,6 @@ def worker_configuration(host: Host, endpoint: str, ca_hash: str, agent_token: s
             "token": f"K10{ca_hash}::node:{agent_token}",
             "node-name": host.name,
             "node-ip": host.address,
-            "kubelet-arg": list(KUBELET_ARGUMENTS),
         },
         sort_keys=False,
     )
@@ -123,24 +127,14 @@ class K3sControlPlane(pulumi.ComponentResource):
         super().__init__("school:index:K3sControlPlane", name, {"version": args.version}, opts)
         self.node_names = [host.name for host in (*args.servers, *args.workers)]
         self._name, self._args = name, args
-        token, agent_token = self._token("token"), self._token("agent-token")
+        token, agent_token = self._secret("token", 48), self._secret("agent-token", 48)
         first, *others = args.servers
 
-        first_started = self._start_server(
-            first, token, agent_token, after=[args.datastore, args.load_balancer, *self._forget(first, others, ())]
-        )
+        first_started = self._start_server(first, token, agent_token, after=[args.datastore, args.load_balancer])
         ca_hash = run_script(f"{name}-ca-hash", first, "k3s-ca-hash.sh", parent=self, depends_on=[first_started])
         started = [first_started]
-        started += [
-            self._start_server(
-                host, token, agent_token, after=[first_started, *self._forget(host, [first], [first_started])]
-            )
-            for host in others
-        ]
-        started += [
-            self._start_worker(host, ca_hash.stdout, agent_token, after=self._forget(host, [first], [first_started]))
-            for host in args.workers
-        ]
+        started += [self._start_server(host, token, agent_token, after=[first_started]) for host in others]
+        started += [self._start_worker(host, ca_hash.stdout, agent_token) for host in args.workers]
 
         ready = run_script(
             f"{name}-ready",
@@ -169,9 +163,9 @@ class K3sControlPlane(pulumi.ComponentResource):
         self.kubeconfig = pulumi.Output.secret(kubeconfig.stdout)
         self.register_outputs({"kubeconfig": self.kubeconfig, "node_names": self.node_names})
 
-    def _token(self, suffix: str) -> pulumi.Output[str]:
+    def _secret(self, suffix: str, length: int) -> pulumi.Output[str]:
         made = random.RandomPassword(
-            f"{self._name}-{suffix}", length=48, special=False, opts=pulumi.ResourceOptions(parent=self)
+            f"{self._name}-{suffix}", length=length, special=False, opts=pulumi.ResourceOptions(parent=self)
         )
         return pulumi.Output.secret(made.result)
 
@@ -205,27 +199,11 @@ class K3sControlPlane(pulumi.ComponentResource):
         host: Host,
         ca_hash: pulumi.Output[str],
         agent_token: pulumi.Output[str],
-        after: Sequence[pulumi.Resource],
     ) -> pulumi.Resource:
         configuration = pulumi.Output.all(ca_hash, agent_token).apply(
             lambda values: worker_configuration(host, self._args.load_balancer.endpoint, values[0], values[1])
         )
-        return self._install(host, "agent", configuration, "", after)
-
-    def _forget(self, host: Host, servers: Sequence[Host], after: Sequence[pulumi.Resource]) -> list[pulumi.Resource]:
-        """Let one of ``servers`` make the cluster forget what ``host`` was before it was made anew."""
-        return [
-            run_script(
-                f"{self._name}-{host.name}-forgotten",
-                server,
-                "k3s-forget-node.sh",
-                parent=self,
-                variables={"node": host.name},
-                triggers=[host.machine.id] if isinstance(host.machine, pulumi.CustomResource) else [],
-                depends_on=after,
-            )
-            for server in servers[:1]
-        ]
+        return self._install(host, "agent", configuration, "", ())
 
     def _install(
         self,
@@ -250,8 +228,11 @@ class K3sControlPlane(pulumi.ComponentResource):
                 "unit": jinja2.Template(read_host_file("k3s.service.j2"), undefined=jinja2.StrictUndefined).render(
                     mode=mode
                 ),
+                "kubelet_configuration": KUBELET_CONFIGURATION,
                 "ready_seconds": str(READY_SECONDS),
                 "certificate_fingerprint": certificate_fingerprint,
+                # The cluster knows a machine by it. Kept here, a machine that is made anew is known again.
+                "node_password": self._secret(f"{host.name}-node-password", 32),
             },
             timeout_seconds=2 * READY_SECONDS + 600,
             depends_on=after,

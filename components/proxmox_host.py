@@ -36,6 +36,15 @@ class ProxmoxHostArgs:
     """Proxmox storage with the content type ``vztmpl``, e.g. ``local``."""
 
 
+def template_file_name(url: str, owner: str, node_name: str) -> str:
+    """Name of the downloaded template: the stack's and the host's own.
+
+    Storage may be shared by hosts and by stacks, and a file that two resources call theirs is deleted by one of them.
+    """
+    stem, ending = url.rsplit("/", 1)[-1].split(".tar.", 1)
+    return f"{stem}-{owner}-{node_name}.tar.{ending}"
+
+
 class ProxmoxHost(pulumi.ComponentResource):
     """Makes one Proxmox host ready for containers that run Kubernetes.
 
@@ -48,7 +57,7 @@ class ProxmoxHost(pulumi.ComponentResource):
     host: Host
     """The host itself, for scripts that need its ``pct``."""
     template_file_id: pulumi.Output[str]
-    """Volume id of the template, e.g. ``local:vztmpl/debian-12-standard_12.12-1_amd64.tar.zst``."""
+    """Volume id of the template, e.g. ``local:vztmpl/debian-12-standard_12.12-1_amd64-school-pve1.tar.zst``."""
 
     def __init__(self, name: str, args: ProxmoxHostArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("school:index:ProxmoxHost", name, {"nodeName": args.node_name, "address": args.address}, opts)
@@ -84,12 +93,12 @@ class ProxmoxHost(pulumi.ComponentResource):
             datastore_id=args.template_storage,
             content_type="vztmpl",
             url=args.template_url,
-            file_name=args.template_url.rsplit("/", 1)[-1],
+            file_name=template_file_name(args.template_url, args.owner, args.node_name),
             checksum=args.template_sha512,
             checksum_algorithm="sha512",
             # True would download again, and replace every container, when upstream changes the file's size.
             overwrite=False,
-            # A template of that name that somebody else downloaded is checked and used, not an error.
+            # Only a leftover of a killed run can have this name; it is downloaded again.
             overwrite_unmanaged=True,
             upload_timeout=600,
             opts=pulumi.ResourceOptions(

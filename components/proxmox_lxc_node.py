@@ -80,6 +80,13 @@ class ProxmoxLxcNodeArgs:
                 raise ValueError(f"tag '{tag}' of {self.machine_name} must be lower case: Proxmox stores it so.")
 
 
+def hardware_address(
+    network_interfaces: Sequence[proxmoxve.outputs.ContainerLegacyNetworkInterface] | None,
+) -> str:
+    """The address Proxmox gave the first network card; empty as long as it is not known."""
+    return (network_interfaces[0].mac_address or "") if network_interfaces else ""
+
+
 class ProxmoxLxcNode(pulumi.ComponentResource):
     """A Debian container on Proxmox.
 
@@ -114,6 +121,9 @@ class ProxmoxLxcNode(pulumi.ComponentResource):
             },
         )
         self.container = self._container(name, args, claimed)
+        # The id alone is not enough: a container that was lost and is made again gets the same one. Proxmox draws the
+        # hardware address.
+        identity = [self.container.id, self.container.network_interfaces.apply(hardware_address)]
         # The machine as its Proxmox host sees it: what is done to it there is gone with the container.
         from_outside = Host(
             name=args.proxmox.node_name,
@@ -121,6 +131,7 @@ class ProxmoxLxcNode(pulumi.ComponentResource):
             private_key=args.ssh_private_key,
             host_key=args.proxmox.host.host_key,
             machine=self.container,
+            identity=identity,
         )
         raw_lines = [self._raw_lines(name, args, from_outside)] if args.runs_kubernetes else []
         host_key = run_script(
@@ -139,6 +150,7 @@ class ProxmoxLxcNode(pulumi.ComponentResource):
             private_key=args.ssh_private_key,
             host_key=host_key.stdout,
             machine=self.container,
+            identity=identity,
         )
         prepared = run_script(
             f"{name}-prepared",
@@ -160,6 +172,7 @@ class ProxmoxLxcNode(pulumi.ComponentResource):
             private_key=args.ssh_private_key,
             host_key=host_key.stdout,
             machine=self.container,
+            identity=identity,
             prepared_by=(prepared,),
         )
         self.register_outputs({"machine_name": self.machine_name, "address": self.address})

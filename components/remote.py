@@ -33,6 +33,8 @@ class Host:
     """Expected public host key in authorized-keys form; any other key is refused."""
     machine: pulumi.Resource | None = None
     """The container this host is. Whatever was done on it is gone with it. None: a machine the program did not make."""
+    identity: Sequence[pulumi.Input[str]] = field(default=())
+    """What tells the machine from another of the same name that takes its place: then every script runs again."""
     prepared_by: Sequence[pulumi.Resource] = field(default=())
     """What has to be finished on the machine before any script may run."""
     dial_error_limit: int = 12
@@ -103,14 +105,13 @@ def run_script(
     def operation(kind: str) -> str:
         return f"timeout --kill-after=10 {timeout_seconds} bash -s -- {host.name} {task} {kind}"
 
-    machine_triggers = [host.machine.id] if isinstance(host.machine, pulumi.CustomResource) else []
     return command.remote.Command(
         name,
         connection=host.connection(),
         create=operation("apply"),
         delete=operation("delete") if on_delete else None,
         stdin=stdin,
-        triggers=[*machine_triggers, *triggers],
+        triggers=[*host.identity, *triggers],
         logging=command.remote.Logging.NONE if secret_output else command.remote.Logging.STDERR,
         add_previous_output_in_env=False,
         opts=pulumi.ResourceOptions(

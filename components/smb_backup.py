@@ -49,7 +49,7 @@ class SmbBackupArgs:
 class SmbBackup(pulumi.ComponentResource):
     """A CronJob that dumps every database and the roles, checks the dump, and carries it to the SMB share.
 
-    Custom format, listed after the dump and read back after the upload; the manifest comes last, so a folder without one
+    Custom format, read through after the dump and back after the upload; the manifest comes last, so a folder without one
     is no backup. Runs in user space (rclone), where SMB3 encryption needs no kernel module. Dumps are not point-in-time
     recovery: what was written after the last one is not in it.
     """

@@ -28,7 +28,10 @@ from lab.processes import run
 TOOLS_PATH = places.STATE / "tools-path"
 """PATH for what runs in the lab, noted by ``up``: other commands need not look at the builds."""
 KUBECONFIG = places.STATE / "kubeconfig"
-EVENT_LOG = places.LOGS / "pulumi-events.json"
+EVENT_LOG = places.RUNTIME / "pulumi-events.json"
+"""Pulumi's own record of a run. It holds secrets in the clear, so it is read for its times and removed."""
+PHASES = places.LOGS / "phases.json"
+"""When each part of the last deployment began and ended."""
 LOCK = Path("/run/lock") / places.NAMESPACE
 """Held by ``up`` and ``down``: they never run at the same time."""
 
@@ -125,9 +128,13 @@ def up(console: Console, deploy: bool = True) -> int:
                 console, f"The lab is up, without its stack: `{_school()} lab run -- pulumi up --stack {places.STACK}`"
             )
             return 0
-        with clock.measure(_DEPLOYMENT):
+        try:
+            with clock.measure(_DEPLOYMENT):
+                code = _pulumi_up(given)
+            with EVENT_LOG.open(encoding="utf-8") as lines:
+                parts = timings.phases(lines)
+        finally:
             EVENT_LOG.unlink(missing_ok=True)
-            code = _pulumi_up(given)
         if code == INTERRUPTED:
             _say(console, "Interrupted. What is there stays; `make lab` goes on from here.")
             return code
@@ -139,8 +146,8 @@ def up(console: Console, deploy: bool = True) -> int:
         _write_kubeconfig(given)
         with clock.measure("first query"):
             version = _ask_database(given)
-        with EVENT_LOG.open(encoding="utf-8") as lines:
-            parts = timings.phases(lines)
+        if parts:
+            timings.save(PHASES, parts)
         console.print(clock.table(parts))
         _say(console, f"The database answers: PostgreSQL {version}. Machines: `{_school()} lab status`. To its prompt:")
         _say(console, f"{_school()} lab run -- school psql")
@@ -206,6 +213,8 @@ def _write_kubectl(k3s: Path) -> None:
 def _pulumi_up(given: Mapping[str, str]) -> int:
     """Run the deployment on this terminal. Ctrl-C reaches Pulumi too, which ends in its own way."""
     command = ["pulumi", "up", "--stack", places.STACK, "--yes", "--non-interactive", "--event-log", str(EVENT_LOG)]
+    # Made here, so that nobody else can read what Pulumi writes into it.
+    keys.write_private(EVENT_LOG, b"")
     interrupted = False
 
     def note(*_: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 PHASES = (
@@ -82,3 +83,16 @@ def phases(lines: Iterable[str]) -> dict[str, Span]:
         span = found.setdefault(phase, Span(now - start, now - start))
         span.ended = now - start
     return {phase: found[phase] for phase in PHASES if phase in found}
+
+
+def save(path: Path, parts: Mapping[str, Span]) -> None:
+    """Keep the phases of a deployment for later."""
+    path.write_text(json.dumps({name: [span.begun, span.ended] for name, span in parts.items()}), encoding="utf-8")
+
+
+def load(path: Path) -> dict[str, Span]:
+    """The phases of the last deployment; empty when none is recorded."""
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {name: Span(begun=begun, ended=ended) for name, (begun, ended) in found.items()}

@@ -8,20 +8,19 @@ install_packages nginx libnginx-mod-stream keepalived
 apply() {
     if ! systemctl -q is-active "$1"; then
         systemctl restart "$1" || fail "$1 does not start: $(journalctl -u "$1" -n 3 --no-pager -o cat | tr '\n' ' ')"
-    elif [[ $file_changed == yes ]]; then
+    elif is_stale "$1"; then
         say "loading the new configuration of $1"
         systemctl reload "$1"
     fi
+    mark_loaded "$1"
     systemctl -q enable "$1"
 }
 
-file_changed=no
 rm -f /etc/nginx/sites-enabled/default
-write_file /etc/nginx/nginx.conf 0644 root:root "$nginx_configuration"
+write_file /etc/nginx/nginx.conf 0644 root:root "$nginx_configuration" nginx
 problem=$(nginx -t 2>&1) || fail "nginx refuses its configuration: $problem"
 apply nginx
 
-file_changed=no
-write_file /etc/keepalived/keepalived.conf 0644 root:root "$keepalived_configuration"
+write_file /etc/keepalived/keepalived.conf 0644 root:root "$keepalived_configuration" keepalived
 problem=$(keepalived --config-test=/etc/keepalived/keepalived.conf 2>&1) || fail "keepalived refuses its configuration: $problem"
 apply keepalived

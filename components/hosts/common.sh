@@ -9,7 +9,9 @@ task=$2
 operation=${3:-apply}
 
 # Progress and errors go to stderr: stdout carries only what a script returns.
-say() { printf '%s: %s: %s\n' "$host_label" "$task" "$*" >&2; }
+# Nobody may be listening any more (the run was killed): that must not end the work half-way.
+trap '' PIPE
+say() { printf '%s: %s: %s\n' "$host_label" "$task" "$*" >&2 || true; }
 fail() {
     say "FAILED: $*"
     exit 1
@@ -58,9 +60,7 @@ install_packages() {
     exec 9>&-
 }
 
-# write_file PATH MODE OWNER CONTENT : sets file_changed=yes when the content or the mode was different.
-# shellcheck disable=SC2034 # read by the script that follows
-file_changed=no
+# write_file PATH MODE OWNER CONTENT [SERVICE] : SERVICE is stale when the content or the mode was different.
 write_file() {
     local path=$1 mode=$2 owner=$3 content=$4 new
     new=$(mktemp "$(dirname "$path")/.XXXXXX")
@@ -70,8 +70,13 @@ write_file() {
     if [[ -f $path ]] && cmp -s "$new" "$path" && [[ $(stat -c '%a %U:%G' "$path") == "${mode#0} $owner" ]]; then
         rm -f "$new"
     else
+        [[ -z ${5-} ]] || mark_stale "$5"
         mv -f "$new" "$path"
-        # shellcheck disable=SC2034 # read by the script that follows
-        file_changed=yes
     fi
 }
+
+# A service is stale from the moment its files change until it has loaded them. The mark outlives a killed run, so the
+# next one still knows; it does not outlive a reboot, which loads everything.
+mark_stale() { : >"/run/school-postgres.$1.stale"; }
+is_stale() { [[ -e /run/school-postgres.$1.stale ]]; }
+mark_loaded() { rm -f "/run/school-postgres.$1.stale"; }

@@ -31,7 +31,7 @@ write_file /etc/samba/smb.conf 0644 root:root "# Written by school-postgres; cha
    force group = $user
    create mask = 0660
    directory mask = 0770
-   strict sync = yes"
+   strict sync = yes" smbd
 problem=$(testparm -s 2>&1 >/dev/null) || fail "Samba refuses its configuration: $problem"
 # The password travels on standard input; smbpasswd -a also changes that of a user it knows.
 printf '%s\n%s\n' "$password" "$password" | smbpasswd -s -a "$user" >/dev/null || fail "the Samba user $user could not be set up"
@@ -42,9 +42,10 @@ for unneeded in nmbd winbind samba-ad-dc; do
 done
 if ! systemctl -q is-active smbd; then
     systemctl restart smbd || fail "Samba does not start: $(journalctl -u smbd -n 3 --no-pager -o cat | tr '\n' ' ')"
-elif [[ $file_changed == yes ]]; then
+elif is_stale smbd; then
     systemctl reload smbd
 fi
+mark_loaded smbd
 systemctl -q enable smbd
 listens() { timeout 3 bash -c "exec 3<>/dev/tcp/$address/445"; }
 wait_until 30 "Samba to answer at $address" "another program uses port 445" listens

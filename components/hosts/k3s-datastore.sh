@@ -10,11 +10,9 @@ unit=postgresql@$version-$cluster
 # PostgreSQL reads its key as its own user; the copy follows the certificate that was installed.
 install -d -m 0750 -o postgres -g postgres "$folder/tls"
 for pair in "$certificate_file:server.crt" "$key_file:server.key" "$authority_file:ca.crt"; do
-    write_file "$folder/tls/${pair#*:}" 0600 postgres:postgres "$(cat "${pair%%:*}")"
+    write_file "$folder/tls/${pair#*:}" 0600 postgres:postgres "$(cat "${pair%%:*}")" postgresql-rules
 done
 
-before=$file_changed
-file_changed=no
 # 100 connections: each K3s server opens up to about 30 at a burst, and maintenance needs some.
 write_file "$folder/conf.d/school-postgres.conf" 0644 postgres:postgres "# Written by school-postgres; changes here are lost.
 listen_addresses = 'localhost,$listen_address'
@@ -25,9 +23,7 @@ ssl_min_protocol_version = 'TLSv1.2'
 ssl_cert_file = '$folder/tls/server.crt'
 ssl_key_file = '$folder/tls/server.key'
 ssl_ca_file = '$folder/tls/ca.crt'
-autovacuum_vacuum_scale_factor = 0.05"
-restart=$file_changed
-file_changed=$before
+autovacuum_vacuum_scale_factor = 0.05" postgresql-settings
 
 rules="# Written by school-postgres; changes here are lost.
 local all postgres peer"
@@ -36,14 +32,16 @@ for address in $client_addresses; do
     rules+="
 hostssl k3s k3s $address/32 cert clientcert=verify-full"
 done
-write_file "$folder/pg_hba.conf" 0640 postgres:postgres "$rules"
+write_file "$folder/pg_hba.conf" 0640 postgres:postgres "$rules" postgresql-rules
 
-if [[ $restart == yes ]] || ! systemctl -q is-active "$unit"; then
+if is_stale postgresql-settings || ! systemctl -q is-active "$unit"; then
     say "starting PostgreSQL $version"
     systemctl restart "$unit" || fail "PostgreSQL does not start: $(journalctl -u "$unit" -n 3 --no-pager -o cat | tr '\n' ' ')"
-elif [[ $file_changed == yes ]]; then
+elif is_stale postgresql-rules; then
     systemctl reload "$unit"
 fi
+mark_loaded postgresql-settings
+mark_loaded postgresql-rules
 systemctl -q enable postgresql
 sql() { runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 -p "$port" "$@"; }
 port=$(pg_lsclusters --no-header | awk 'NR == 1 { print $3 }')

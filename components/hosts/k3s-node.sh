@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # Installs K3s from a pinned binary and runs it with a configuration and a unit of our own. Variables: mode (server or
 # agent), version, binary_url, binary_sha256, configuration and registries (YAML), unit, ready_seconds,
-# certificate_fingerprint (of a server's datastore certificate; empty for an agent).
-: "${mode:?}" "${version:?}" "${binary_url:?}" "${binary_sha256:?}" "${configuration:?}" "${registries:?}" "${unit:?}" "${ready_seconds:?}" "${certificate_fingerprint?}"
+# certificate_fingerprint (of a server's datastore certificate; empty for an agent), node_password, kubelet_configuration (YAML).
+: "${mode:?}" "${version:?}" "${binary_url:?}" "${binary_sha256:?}" "${configuration:?}" "${registries:?}" "${unit:?}" "${ready_seconds:?}" "${certificate_fingerprint?}" "${node_password:?}" "${kubelet_configuration:?}"
 service=k3s
 [[ $mode == server ]] || service=k3s-agent
 [[ -e /dev/kmsg ]] || fail "/dev/kmsg is missing: the raw lxc lines of this container are not in force. Restart it on its Proxmox host (pct reboot)."
@@ -19,17 +19,22 @@ if ! matches "$binary"; then
     matches "$new" ||
         fail "the K3s binary from $binary_url has the SHA-256 $(sha256sum "$new" | cut -d' ' -f1), not $binary_sha256. Either kubernetes.binarySha256 is wrong or the file is not the one you mean; it was not installed."
     chmod 0755 "$new"
-    mv -f "$new" "$binary"
     # A running process keeps the old file, so only a restart brings the new version.
-    file_changed=yes
+    mark_stale "$service"
+    mv -f "$new" "$binary"
 fi
 
-install -d -m 0755 /etc/rancher /etc/rancher/k3s
-write_file /etc/rancher/k3s/config.yaml 0600 root:root "$configuration"
-write_file /etc/rancher/k3s/registries.yaml 0600 root:root "$registries"
+install -d -m 0755 /etc/rancher /etc/rancher/k3s /etc/rancher/node
+# A machine that joined before this program kept the password is known by the one it made itself.
+[[ -s /etc/rancher/node/password ]] || write_file /etc/rancher/node/password 0600 root:root "$node_password"
+drop_ins=/var/lib/rancher/k3s/agent/etc/kubelet.conf.d
+install -d -m 0700 "$drop_ins"
+write_file "$drop_ins/50-school-postgres.conf" 0600 root:root "$kubelet_configuration" "$service"
+write_file /etc/rancher/k3s/config.yaml 0600 root:root "$configuration" "$service"
+write_file /etc/rancher/k3s/registries.yaml 0600 root:root "$registries" "$service"
 # K3s reads its certificate only at the start: a renewed one is a changed file here.
-write_file /etc/rancher/k3s/datastore-certificate 0600 root:root "$certificate_fingerprint"
-write_file "/etc/systemd/system/$service.service" 0644 root:root "$unit"
+write_file /etc/rancher/k3s/datastore-certificate 0600 root:root "$certificate_fingerprint" "$service"
+write_file "/etc/systemd/system/$service.service" 0644 root:root "$unit" "$service"
 systemctl daemon-reload
 systemctl -q enable "$service"
 
@@ -39,11 +44,12 @@ last_words() {
     printf 'It said last: %s' "$(journalctl -u "$service" -n 300 --no-pager -o cat 2>/dev/null |
         grep -iE 'fatal|level=error' | tail -n 1 | cut -c 1-300)"
 }
-if [[ $file_changed == yes ]] || ! active; then
+if is_stale "$service" || ! active; then
     say "starting K3s $mode"
     systemctl restart --no-block "$service"
     sleep 1
 fi
+mark_loaded "$service"
 if [[ $mode == server ]]; then
     cause="the datastore does not answer, or refuses this server's certificate"
 else

@@ -21,13 +21,13 @@ for database in $DATABASES; do
     file=$database.dump
     echo "dumping $database"
     pg_dump --format=custom --compress=6 --file="$stamp/$file" "$database" || fail "database $database could not be dumped"
-    # A dump that cannot be listed cannot be restored: an archive cut short fails here.
-    pg_restore --list "$stamp/$file" >/dev/null || fail "the dump of $database is damaged"
+    # Reads the whole archive as a restore would; a list alone would not notice that its end is missing.
+    pg_restore --file=/dev/null "$stamp/$file" || fail "the dump of $database is damaged"
     # Rows of each table, to compare a restored copy with. What is written during the dump may be counted and not dumped.
     rows=$(psql -XAtq -v ON_ERROR_STOP=1 -d "$database" -c "
         select coalesce(json_object_agg(format('%I.%I', schemaname, tablename), (xpath('/row/n/text()', query_to_xml(
             format('select count(*) as n from %I.%I', schemaname, tablename), false, true, '')))[1]::text::bigint), '{}')
-        from pg_tables where schemaname not in ('pg_catalog', 'information_schema')") ||
+        from pg_tables where schemaname not in ('pg_catalog', 'information_schema') and schemaname not like 'pg\\_temp\\_%'") ||
         fail "the rows of $database could not be counted"
     entries="$entries{\"database\":\"$database\",\"file\":\"$file\",\"bytes\":$(wc -c <"$stamp/$file"),\"sha256\":\"$(sha256sum "$stamp/$file" | cut -d' ' -f1)\",\"rows\":$rows},"
 done

@@ -41,12 +41,15 @@ echo "backup $stamp is on //$SMB_HOST/$SMB_SHARE/$CLUSTER"
 
 # Only now, with a newer verified backup on the share, may an old one go. Names sort by time.
 oldest=$(date -u -d "@$(($(date +%s) - KEEP_DAYS * 86400))" +%Y%m%dT%H%M%SZ)
-for old in $(remote lsf --dirs-only "$share/" | tr -d /); do
+listing=$(remote lsf --dirs-only "$share/") ||
+    fail "the backups on the share cannot be listed, so no old one was removed; today's backup $stamp is safe"
+for old in $(printf '%s\n' "$listing" | tr -d /); do
     case $old in
         [0-9]*T[0-9]*Z) ;;
         *) continue ;;
     esac
     if [ "$old" != "$stamp" ] && expr "$old" \< "$oldest" >/dev/null; then
-        remote purge "$share/$old" && echo "removed $old, older than $KEEP_DAYS days"
+        remote purge "$share/$old" || fail "$old could not be removed; today's backup $stamp is safe"
+        echo "removed $old, older than $KEEP_DAYS days"
     fi
 done

@@ -143,6 +143,28 @@ def _wished(state: Values) -> Values:
     return complete({name: value for name, value in state.items() if name not in Container.computed_outputs})
 
 
+def _without_drawn_addresses(old: Values, new: Values) -> Values:
+    """``old`` with the hardware addresses that Proxmox drew left out where ``new`` wishes for none: no difference."""
+    cards = [
+        {**card, "macAddress": ""} if number < len(new["networkInterfaces"]) and not _drawn(new, number) else card
+        for number, card in enumerate(old["networkInterfaces"])
+    ]
+    return {**old, "networkInterfaces": cards}
+
+
+def _drawn(values: Values, number: int) -> Any:
+    return values["networkInterfaces"][number].get("macAddress")
+
+
+def _with_addresses(cards: Sequence[Values], present: Sequence[Values]) -> list[Values]:
+    """``cards`` with the hardware addresses of ``present`` where they name none."""
+    known = [card.get("macAddress") or "" for card in present]
+    return [
+        {**card, "macAddress": card.get("macAddress") or (known[number] if number < len(known) else "")}
+        for number, card in enumerate(cards)
+    ]
+
+
 # --- inputs to the API's parameters ---------------------------------------------------------------------------
 
 
@@ -608,6 +630,7 @@ class Container(Resource):
         old, new = _wished(old_state or old_inputs), complete(inputs)
         if inputs.get("vmId") is not None:
             old["vmId"] = int(resource_id)
+        old = _without_drawn_addresses(old, new)
         changes = structural_diff(old, new)
         replaces = {path for path in changes if any(names_path(pattern, path) for pattern in self.replace_on)}
         for path in changes:
@@ -620,6 +643,10 @@ class Container(Resource):
         outputs = super().planned(call, inputs, old_state)
         if inputs.get("vmId") is not None:
             outputs["vmId"] = inputs["vmId"]
+        if old_state is not None and isinstance(outputs.get("networkInterfaces"), list):
+            outputs["networkInterfaces"] = _with_addresses(
+                outputs["networkInterfaces"], old_state.get("networkInterfaces") or []
+            )
         return outputs
 
     def create(self, call: Call, inputs: Values) -> tuple[str, Values]:
@@ -661,7 +688,8 @@ class Container(Resource):
 
     def update(self, call: Call, resource_id: str, old_inputs: Values, old_state: Values, inputs: Values) -> Values:
         client, node, vm_id = _client(call), inputs["nodeName"], int(resource_id)
-        old, new = _wished(old_state or old_inputs), complete(inputs)
+        new = complete(inputs)
+        old = _without_drawn_addresses(_wished(old_state or old_inputs), new)
         changed = list(structural_diff(old, new))
         try:
             self._change(call, client, node, vm_id, old, new, changed)
@@ -772,6 +800,9 @@ class Container(Resource):
 
     def _outputs(self, call: Call, node: str, vm_id: int, inputs: Values) -> Values:
         full = complete(inputs)
+        config = _client(call).get(f"nodes/{node}/lxc/{vm_id}/config")
+        present = observed(config, True)["networkInterfaces"]
+        full = {**full, "networkInterfaces": _with_addresses(full["networkInterfaces"], present)}
         ipv4, ipv6 = self._addresses(call, node, vm_id, full) if full["started"] and not full["template"] else ({}, {})
         return {**full, "vmId": vm_id, "ipv4": ipv4, "ipv6": ipv6}
 

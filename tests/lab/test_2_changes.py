@@ -89,7 +89,7 @@ def test_one_more_worker_changes_only_what_knows_of_it(lab: Lab) -> None:
         created = {name for name, op in changes.items() if op == "create"}
         updated = {name for name, op in changes.items() if op == "update"}
         assert set(changes.values()) <= {"create", "update"}
-        assert all(name == "gl7" or name.startswith("gl7-") or name == "k3s-gl7" for name in created)
+        assert all(name.startswith(("gl7", "k3s-gl7")) for name in created)
         # Everybody's hosts file, and the wait for all nodes.
         assert updated == {f"{name}-hosts-file" for name in ("gl2", "gl3", "gl6", "gl8", "gl9", "gl10")} | {"k3s-ready"}
 

@@ -138,7 +138,7 @@ class Host:
         status, answer = json.loads(done.stdout)
         return status, answer
 
-    def data(self, method: str, path: str, **form: str) -> Any:
+    def data(self, method: str, path: str, **form: Any) -> Any:
         """The ``data`` of a call that is not refused."""
         status, data = self.api(method, f"/nodes/pve1{path}", **form)
         assert status == 200, data
@@ -269,7 +269,7 @@ def test_a_download_that_is_not_there_fails_with_the_servers_answer(host: Host) 
 
 
 def test_an_existing_template_is_not_overwritten(host: Host) -> None:
-    form = {"url": SOURCE, "filename": TEMPLATE, "content": "vztmpl"}
+    form: dict[str, Any] = {"url": SOURCE, "filename": TEMPLATE, "content": "vztmpl"}
     status, reason = host.api("POST", "/nodes/pve1/storage/local/download-url", **form)
     assert (status, reason) == (500, f"refusing to override existing file '{TEMPLATE}'")
 

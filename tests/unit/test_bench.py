@@ -159,3 +159,25 @@ def test_memory_of_a_container_is_read_from_either_version_of_control_groups(
 
 def test_a_container_without_a_control_group_has_no_figure(tmp_path: Path) -> None:
     assert bench.container_memory(1, tmp_path) is None
+
+
+def test_the_deployment_is_the_run_that_made_most(tmp_path: Path) -> None:
+    folder = tmp_path / ".pulumi" / "history" / "school-postgres" / "lab"
+    folder.mkdir(parents=True)
+    runs = [("update", 100, 270, "succeeded", {"create": 94}), ("update", 300, 305, "succeeded", {"same": 94})]
+    runs += [("update", 400, 401, "failed", {"create": 95}), ("destroy", 500, 508, "succeeded", {"delete": 94})]
+    for number, (kind, begun, ended, result, changes) in enumerate(runs):
+        record = {"kind": kind, "startTime": begun, "endTime": ended, "result": result, "resourceChanges": changes}
+        (folder / f"lab-{number}.history.json").write_text(json.dumps(record))
+
+    (figure,) = bench._whole_deployment(tmp_path)
+
+    assert (figure.value, figure.unit) == (170.0, "s")
+    assert "94 resources" in figure.note
+
+
+def test_without_a_deployment_its_row_says_so(tmp_path: Path) -> None:
+    (figure,) = bench._whole_deployment(tmp_path)
+
+    assert figure.value is None
+    assert figure.note == "no deployment of the lab is recorded"

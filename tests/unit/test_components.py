@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from types import SimpleNamespace
 from typing import Any, cast
@@ -160,7 +161,6 @@ def test_the_configuration_of_a_worker_holds_nothing_that_a_server_needs() -> No
         "token": "K10abc::node:join",
         "node-name": "gl2",
         "node-ip": "10.0.145.110",
-        "kubelet-arg": ["node-status-update-frequency=4s"],
     }
 
 
@@ -335,20 +335,33 @@ def test_waiting_in_vain_ends_with_the_usual_cause_and_the_last_words(monkeypatc
     assert stderr == "gl8: test: FAILED: the sun did not happen within 1 s. Usual cause: it is night. It said: no\n"
 
 
-def test_a_file_is_written_once_and_reported_only_when_it_changed(
+def test_a_service_is_stale_when_its_file_changed_until_it_has_loaded_it(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "file"
+    path, service = tmp_path / "file", f"test-{tmp_path.name}"
     tail = (
-        "owner=$(id -un):$(id -gn)\nfor content in one one two; do\nfile_changed=no\n"
-        'write_file "$path" 0640 "$owner" "$content"\nprintf "%s " "$file_changed"\ndone\n'
-        'file_changed=no\nwrite_file "$path" 0600 "$owner" two\nprintf "%s" "$file_changed"'
+        "owner=$(id -un):$(id -gn)\nstate() { if is_stale \"$service\"; then printf 'stale '; else printf 'loaded '; fi; }\n"
+        'for content in one one two; do\nmark_loaded "$service"\n'
+        'write_file "$path" 0640 "$owner" "$content" "$service"\nstate\ndone\n'
+        # A run that is killed before it reloads leaves the mark to the next one, whose file has not changed.
+        'write_file "$path" 0640 "$owner" two "$service"\nstate\nmark_loaded "$service"\n'
+        'write_file "$path" 0600 "$owner" two "$service"\nstate\nmark_loaded "$service"'
     )
-    code, stdout, stderr = run_composed(tail, {"path": str(path)}, monkeypatch)
-    assert (code, stdout, stderr) == (0, "yes no yes yes", "")
+    code, stdout, stderr = run_composed(tail, {"path": str(path), "service": service}, monkeypatch)
+    assert (code, stdout, stderr) == (0, "stale loaded stale stale stale ", "")
     assert path.read_text() == "two\n"
     assert path.stat().st_mode & 0o777 == 0o600
     assert list(tmp_path.iterdir()) == [path], "nothing half-written may be left behind"
+
+
+def test_work_goes_on_when_nobody_listens_to_its_progress_any_more(tmp_path: Any) -> None:
+    script = f"{read_host_file('common.sh')}\nsleep 0.3\nsay one\nsay two\ntouch '{tmp_path}/done'\n"
+    reader, writer = os.pipe()
+    running = subprocess.Popen(["bash", "-c", script, "bash", "gl8", "test"], stderr=writer)
+    os.close(writer)
+    os.close(reader)
+    assert running.wait(timeout=20) == 0
+    assert (tmp_path / "done").exists()
 
 
 @pytest.mark.parametrize("name", ["UPPER", "with-hyphen", "1st", "a b", "x;id", ""])

@@ -704,6 +704,7 @@ def test_one_more_worker_changes_only_lists_that_name_all_machines(
         "gl11-prepared",
         "gl11-hosts-file",
         "k3s-gl11",
+        "k3s-gl11-node-password",
     }
 
 

@@ -114,7 +114,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="pct")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list")
-    for name in ("status", "config", "start", "stop", "shutdown", "reboot", "enter", "exec"):
+    for name in ("status", "config", "start", "stop", "shutdown", "reboot", "destroy", "enter", "exec"):
         command = commands.add_parser(name)
         command.add_argument("vmid", type=int)
         if name in ("shutdown", "reboot"):
@@ -143,6 +143,8 @@ def main() -> int:
                 print(f"{key}: {configuration[key]}")
             for key, value in configuration.get("lxc", []):
                 print(f"{key}: {value}")
+        elif options.command == "destroy":
+            wait(call("DELETE", f"/lxc/{options.vmid}"))
         elif options.command in ("push", "pull"):
             require_running(options.vmid)
             copy(options)

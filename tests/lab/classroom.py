@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from lab import places
 from lab.network import enter
@@ -103,3 +105,29 @@ def wait_for(test: Callable[[], Any], seconds: float, what: str) -> Any:
             pytest.fail(f"{what} did not happen within {seconds:.0f} s")
         time.sleep(0.5)
     return found
+
+
+@contextmanager
+def changed_configuration(**topics: Any) -> Iterator[None]:
+    """The stack's configuration with some topics changed; back to what it was at the end."""
+    before = places.STACK_FILE.read_text(encoding="utf-8")
+    content = yaml.safe_load(before)
+    for topic, change in topics.items():
+        key = f"school-postgres:{topic}"
+        content["config"][key] = change(content["config"][key])
+    places.STACK_FILE.write_text(yaml.safe_dump(content, sort_keys=True), encoding="utf-8")
+    try:
+        yield
+    finally:
+        places.STACK_FILE.write_text(before, encoding="utf-8")
+
+
+def planned_changes(lab: Lab) -> dict[str, str]:
+    """Name of every resource that a preview would touch, and how."""
+    steps = json.loads(lab.pulumi("preview", "--json").stdout)["steps"]
+    return {step["urn"].rsplit("::", 1)[1]: step["op"] for step in steps if step["op"] not in ("same", "read")}
+
+
+def with_memory(machine: str, memory_mib: int) -> Any:
+    """A change of ``machines`` that gives one of them another amount of memory."""
+    return lambda machines: [{**m, "memoryMiB": memory_mib} if m["name"] == machine else m for m in machines]

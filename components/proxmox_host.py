@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Final
 
@@ -80,13 +81,7 @@ class ProxmoxHost(pulumi.ComponentResource):
             },
             on_delete=True,
         )
-        self.host = Host(
-            name=args.node_name,
-            address=args.address,
-            private_key=args.ssh_private_key,
-            host_key=args.ssh_host_key,
-            prepared_by=(prepared,),
-        )
+        self.host = dataclasses.replace(reached, prepared_by=(prepared,))
         template = proxmoxve.download.File(
             f"{name}-template",
             node_name=args.node_name,

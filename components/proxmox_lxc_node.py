@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -125,14 +126,7 @@ class ProxmoxLxcNode(pulumi.ComponentResource):
         # hardware address.
         identity = [self.container.id, self.container.network_interfaces.apply(hardware_address)]
         # The machine as its Proxmox host sees it: what is done to it there is gone with the container.
-        from_outside = Host(
-            name=args.proxmox.node_name,
-            address=args.proxmox.host.address,
-            private_key=args.ssh_private_key,
-            host_key=args.proxmox.host.host_key,
-            machine=self.container,
-            identity=identity,
-        )
+        from_outside = dataclasses.replace(args.proxmox.host, machine=self.container, identity=identity, prepared_by=())
         raw_lines = [self._raw_lines(name, args, from_outside)] if args.runs_kubernetes else []
         host_key = run_script(
             f"{name}-host-key",
@@ -166,15 +160,7 @@ class ProxmoxLxcNode(pulumi.ComponentResource):
             parent=self,
             variables={"entries": args.hosts_entries},
         )
-        self.host = Host(
-            name=args.machine_name,
-            address=args.address,
-            private_key=args.ssh_private_key,
-            host_key=host_key.stdout,
-            machine=self.container,
-            identity=identity,
-            prepared_by=(prepared,),
-        )
+        self.host = dataclasses.replace(reached, prepared_by=(prepared,))
         self.register_outputs({"machine_name": self.machine_name, "address": self.address})
 
     def _raw_lines(self, name: str, args: ProxmoxLxcNodeArgs, from_outside: Host) -> pulumi.Resource:

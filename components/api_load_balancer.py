@@ -50,7 +50,7 @@ def keepalived_configuration(
     virtual_router_id: int,
     priority: int,
 ) -> str:
-    """The whole ``keepalived.conf`` of one balancer; the highest priority holds the virtual address while it is well."""
+    """The whole ``keepalived.conf`` of one balancer; at the start the highest priority holds the virtual address."""
     return _TEMPLATES.get_template("keepalived.conf.j2").render(
         own_address=own_address,
         peer_addresses=peer_addresses,
@@ -67,7 +67,7 @@ class ApiLoadBalancerArgs:
     """Inputs of :class:`ApiLoadBalancer`."""
 
     hosts: Sequence[Host]
-    """The balancers, the preferred holder of the virtual address first. At least two."""
+    """The balancers; the first holds the virtual address to begin with. At least two."""
     server_addresses: Sequence[str]
     """IPv4 addresses of the K3s servers."""
     virtual_address: str

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from lab import places
-from tests.lab.classroom import SCHOOL, Lab, changed_configuration, wait_for, with_memory
+from tests.lab.classroom import API_ADDRESS, SCHOOL, Lab, changed_configuration, wait_for, with_memory
 
 pytestmark = pytest.mark.lab
 
@@ -39,6 +39,11 @@ def test_a_vm_id_that_somebody_else_uses_stops_the_run_before_anything_is_made(l
         lab.pulumi("up", "--yes")
 
 
+def api_answers(lab: Lab) -> bool:
+    """Whether the API is ready, seen at the virtual address."""
+    return lab.kubectl(f"--server https://{API_ADDRESS}:6443 get --raw /readyz", check=False).strip() == "ok"
+
+
 @pytest.mark.parametrize("seconds", [6, 25])
 def test_an_up_that_was_killed_is_continued_by_the_next_one(lab: Lab, seconds: int) -> None:
     with changed_configuration(
@@ -55,7 +60,10 @@ def test_an_up_that_was_killed_is_continued_by_the_next_one(lab: Lab, seconds: i
         os.killpg(running.pid, signal.SIGKILL)
         running.wait()
         lab.pulumi("cancel", "--yes", check=False)
+        # gl9 may just be rebooting with its new memory, and the API's address be on its way to the other balancer.
+        wait_for(lambda: api_answers(lab), 20, "the API answering at its address")
         lab.pulumi("up", "--yes", "--refresh")
+        wait_for(lambda: api_answers(lab), 20, "the API answering at its address")
     lab.pulumi("up", "--yes")
     lab.pulumi("up", "--yes", "--expect-no-changes")
 

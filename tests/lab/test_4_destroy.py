@@ -29,6 +29,7 @@ def test_destroy_finishes_with_a_dead_cluster_and_leaves_nothing_on_the_proxmox_
     )
     assert "school" not in left.stdout
     assert list(places.GUEST_CONFIGS.glob("*.conf")) == []
+    assert list(places.TEMPLATE_CACHE.iterdir()) == []
     assert sorted(os.listdir(places.PROXMOX_HOST)) == before
     assert (
         subprocess.run(enter(["ping", "-c1", "-W1", "10.0.145.110"]), capture_output=True, check=False).returncode != 0

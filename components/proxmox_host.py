@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,13 +38,15 @@ class ProxmoxHostArgs:
     """Proxmox storage with the content type ``vztmpl``, e.g. ``local``."""
 
 
-def template_file_name(url: str, owner: str, node_name: str) -> str:
-    """Name of the downloaded template: the stack's and the host's own.
+def template_file_name(url: str, sha512: str, owner: str, node_name: str) -> str:
+    """Name of the downloaded template: the stack's, the host's and the content's own.
 
-    Storage may be shared by hosts and by stacks, and a file that two resources call theirs is deleted by one of them.
+    Storage may be shared by hosts and by stacks, and a file that two resources call theirs is deleted by one of them. With
+    another template comes another name, so the new one is there before the old one goes, and no machine is touched.
     """
     stem, ending = url.rsplit("/", 1)[-1].split(".tar.", 1)
-    return f"{stem}-{owner}-{node_name}.tar.{ending}"
+    content = hashlib.sha256(f"{url} {sha512}".encode()).hexdigest()[:8]
+    return f"{stem}-{owner}-{node_name}-{content}.tar.{ending}"
 
 
 class ProxmoxHost(pulumi.ComponentResource):
@@ -58,7 +61,7 @@ class ProxmoxHost(pulumi.ComponentResource):
     host: Host
     """The host itself, for scripts that need its ``pct``."""
     template_file_id: pulumi.Output[str]
-    """Volume id of the template, e.g. ``local:vztmpl/debian-12-standard_12.12-1_amd64-school-pve1.tar.zst``."""
+    """Volume id of the template, e.g. ``local:vztmpl/debian-12-standard_12.12-1_amd64-school-pve1-1a2b3c4d.tar.zst``."""
 
     def __init__(self, name: str, args: ProxmoxHostArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("school:index:ProxmoxHost", name, {"nodeName": args.node_name, "address": args.address}, opts)
@@ -88,7 +91,7 @@ class ProxmoxHost(pulumi.ComponentResource):
             datastore_id=args.template_storage,
             content_type="vztmpl",
             url=args.template_url,
-            file_name=template_file_name(args.template_url, args.owner, args.node_name),
+            file_name=template_file_name(args.template_url, args.template_sha512, args.owner, args.node_name),
             checksum=args.template_sha512,
             checksum_algorithm="sha512",
             # True would download again, and replace every container, when upstream changes the file's size.
@@ -96,9 +99,8 @@ class ProxmoxHost(pulumi.ComponentResource):
             # Only a leftover of a killed run can have this name; it is downloaded again.
             overwrite_unmanaged=True,
             upload_timeout=600,
-            opts=pulumi.ResourceOptions(
-                parent=self, delete_before_replace=True, custom_timeouts=pulumi.CustomTimeouts(create="15m")
-            ),
+            # Never delete_before_replace: it would delete every machine that was made from the template first.
+            opts=pulumi.ResourceOptions(parent=self, custom_timeouts=pulumi.CustomTimeouts(create="15m")),
         )
         self.template_file_id = template.id
         self.register_outputs({"node_name": self.node_name, "template_file_id": self.template_file_id})

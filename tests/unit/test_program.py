@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import components
+from components.proxmox_host import template_file_name
 from components.proxmox_lxc_node import KUBERNETES_LXC_LINES
 from tests.unit.recording import (
     API_TOKEN,
@@ -98,9 +99,24 @@ def test_every_component_registers_its_documented_attributes(school: RecordingMo
 
 
 def test_what_has_a_fixed_identity_is_deleted_before_it_is_replaced(school: RecordingMonitor) -> None:
-    fixed = school.of_type(CONTAINER) + school.of_type(DOWNLOAD) + school.of_type(COMMAND)
+    fixed = school.of_type(CONTAINER) + school.of_type(COMMAND)
     fixed += [resource for resource in in_kubernetes(school) if "Release" not in resource.type]
     assert [resource.name for resource in fixed if not resource.request.deleteBeforeReplace] == []
+
+
+def test_another_template_gets_another_name_and_deletes_nothing_first(school: RecordingMonitor) -> None:
+    # Deleting the template first would delete every machine that was made from it first.
+    assert [download.name for download in school.of_type(DOWNLOAD) if download.request.deleteBeforeReplace] == []
+    url, folder = "http://example.org/debian-12-standard_12.12-1_amd64.tar.zst", "school"
+    names_given = {
+        template_file_name(url, "0" * 128, folder, "pve1"),
+        template_file_name(url, "1" * 128, folder, "pve1"),
+        template_file_name(url.replace("http:", "https:"), "0" * 128, folder, "pve1"),
+        template_file_name(url, "0" * 128, folder, "pve2"),
+        template_file_name(url, "0" * 128, "lab", "pve1"),
+    }
+    assert len(names_given) == 5
+    assert all(name.startswith("debian-12-standard") and name.endswith(".tar.zst") for name in names_given)
 
 
 def test_a_container_keeps_the_template_and_the_key_it_was_made_with(school: RecordingMonitor) -> None:

@@ -7,6 +7,7 @@ command's time.
 
 from __future__ import annotations
 
+import abc
 import os
 import secrets
 import signal
@@ -75,9 +76,9 @@ class _Command(Resource):
         if state.get("delete") is not None:
             self.run(call, state["delete"], state, state)
 
+    @abc.abstractmethod
     def run(self, call: Call, command: str, inputs: Values, state: Values) -> Output:
         """Run one command. Raises :class:`ProviderError`."""
-        raise NotImplementedError
 
     @staticmethod
     def _texts(output: Output) -> Values:

@@ -25,6 +25,7 @@ To fail, raise :class:`ProviderError` with one sentence; the user sees exactly t
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import importlib
 import json
@@ -405,7 +406,7 @@ class Call:
         self.provider.log(engine_pb2.INFO, message, self.urn, ephemeral=True)
 
 
-class Resource:
+class Resource(abc.ABC):
     """One resource type. Subclasses override what their type needs; all values are plain and under wire names."""
 
     inputs_class: str = ""
@@ -444,20 +445,24 @@ class Resource:
         """Names of further secret outputs, given which inputs are secret."""
         return ()
 
+    @abc.abstractmethod
     def create(self, call: Call, inputs: Values) -> tuple[str, Values]:
         """Make the resource; returns its id and all outputs. Raises :class:`ProviderError`."""
-        raise NotImplementedError
 
     def read(self, call: Call, resource_id: str, inputs: Values, state: Values) -> tuple[Values, Values] | None:
         """Present ``(inputs, outputs)`` of the resource, or ``None`` if it is gone. Default: as stored."""
         return inputs, state
 
     def update(self, call: Call, resource_id: str, old_inputs: Values, old_state: Values, inputs: Values) -> Values:
-        """Change the resource in place; returns all outputs. Raises :class:`ProviderError`."""
-        raise NotImplementedError
+        """Change the resource in place; returns all outputs. Raises :class:`ProviderError`.
+
+        Default: refuse, for types all of whose inputs replace.
+        """
+        raise ProviderError(f"{type(self).__name__} {resource_id} cannot be changed in place")
 
     def delete(self, call: Call, resource_id: str, inputs: Values, state: Values) -> None:
         """Remove the resource; a resource that is gone already is no error. Default: only forget it."""
+        return
 
 
 Response = TypeVar("Response")

@@ -1,9 +1,10 @@
 """The one configuration boundary: what ``Pulumi.<stack>.yaml`` says, typed and checked as a whole.
 
 Every field carries its meaning (the text under it), what is allowed and what to do about a value that is not; the
-sentences a teacher reads and ``docs/configuration.md`` both come from there. Nothing in here registers a resource,
-opens a connection or reads a file. The secrets (``proxmoxApiToken``, ``sshPrivateKey``) are no part of the settings:
-the program reads them with ``require_secret``, and here only their form is checked.
+sentences a teacher reads, ``docs/configuration.md`` and the schema for editors all come from there, and
+``python -m settings`` writes the two files. Nothing else in here registers a resource, opens a connection or reads a file.
+The secrets (``proxmoxApiToken``, ``sshPrivateKey``) are no part of the settings: the program reads them with
+``require_secret``, and here only their form is checked.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from settings.models import (
     KubernetesSettings,
     MachineSettings,
     NetworkSettings,
+    PolicyWaiverSettings,
     ProxmoxHostSettings,
     ProxmoxSettings,
     Role,
@@ -24,6 +26,7 @@ from settings.models import (
 )
 from settings.postgres import Operator, PoolerSettings, PoolMode, PostgresSettings
 from settings.reference import reference
+from settings.schema import schema
 from settings.values import AddressRange
 
 __all__ = [
@@ -36,6 +39,7 @@ __all__ = [
     "MachineSettings",
     "NetworkSettings",
     "Operator",
+    "PolicyWaiverSettings",
     "PoolMode",
     "PoolerSettings",
     "PostgresSettings",
@@ -49,4 +53,5 @@ __all__ = [
     "from_pulumi",
     "load",
     "reference",
+    "schema",
 ]

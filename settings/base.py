@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 LARGEST_MIB = 4 * 1024 * 1024
 LARGEST_GIB = 65536
@@ -23,6 +25,16 @@ class Rule:
 
     allowed: str
     do: str
+    example: object = field(default=None, compare=False)
+    """A value as the file may have it, for editors; None where the words are enough."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        found = handler(schema)
+        found["description"] = f"Allowed: {self.allowed}."
+        found["errorMessage"] = f"Allowed is {self.allowed}: {self.do}."
+        if self.example is not None:
+            found["examples"] = [self.example]
+        return found
 
 
 class Refused(ValueError):
@@ -52,25 +64,54 @@ class Model(BaseModel):
     )
 
 
-def check(accept: Callable[[Any], bool]) -> AfterValidator:
-    """Validator that keeps a value which ``accept`` likes; the field's :class:`Rule` words the refusal."""
+@dataclass(frozen=True, slots=True, eq=False)
+class EditorSchema:
+    """What an editor is told about a value beside its type: keywords of JSON schema."""
 
-    def validate(value: Any) -> Any:
-        if not accept(value):
+    keywords: Mapping[str, object]
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema), **self.keywords}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Check(EditorSchema):
+    """Keeps a value which ``accept`` likes; the field's :class:`Rule` words the refusal."""
+
+    accept: Callable[[Any], bool]
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._validate, handler(source))
+
+    def _validate(self, value: Any) -> Any:
+        if not self.accept(value):
             raise ValueError("not allowed")
         return value
 
-    return AfterValidator(validate)
+
+def editor(**keywords: object) -> EditorSchema:
+    """Tells an editor as much of a rule as JSON schema can say; checks nothing here."""
+    return EditorSchema(keywords)
 
 
-def between(lowest: int, highest: int) -> AfterValidator:
+def check(accept: Callable[[Any], bool], **keywords: object) -> Check:
+    """Validator that keeps a value which ``accept`` likes; ``keywords`` say as much of it as JSON schema can."""
+    return Check(keywords, accept)
+
+
+def between(lowest: int, highest: int) -> Check:
     """Validator that keeps a number from ``lowest`` to ``highest``."""
-    return check(lambda value: lowest <= value <= highest)
+    return check(lambda value: lowest <= value <= highest, minimum=lowest, maximum=highest)
 
 
-def matches(pattern: str | re.Pattern[str]) -> AfterValidator:
-    """Validator that keeps a text which the whole pattern matches."""
-    return check(lambda value: re.fullmatch(pattern, value) is not None)
+def whole(pattern: str | re.Pattern[str]) -> str:
+    """The pattern as JSON schema wants it, where a pattern may match anywhere in a text."""
+    return f"^({pattern if isinstance(pattern, str) else pattern.pattern})$"
+
+
+def matches(pattern: str | re.Pattern[str]) -> Check:
+    """Validator that keeps a text which the whole pattern matches. Only what Python and ECMAScript both understand."""
+    return check(lambda value: re.fullmatch(pattern, value) is not None, pattern=whole(pattern))
 
 
 def not_empty(value: Any) -> bool:

@@ -51,10 +51,11 @@ def _expected(field: FieldInfo, location: Sequence[int | str], is_key: bool) -> 
 
 
 def _name_of(topic: str, location: Sequence[int | str], raw: object) -> str:
-    """The machine's or host's name in brackets when the location is inside one, so that nobody has to count."""
-    depth = 1 if topic == "machines" else 2 if location[:1] == ("hosts",) else 0
-    name = _raw(raw, [*location[:depth], "name"]) if 0 < depth < len(location) else None
-    return f" ({name})" if isinstance(name, str) and location[depth:] != ("name",) and LABEL.fullmatch(name) else ""
+    """The name of the machine, host or policy in brackets when the location is inside one: nobody has to count."""
+    depth = 1 if topic in ("machines", "policyWaivers") else 2 if location[:1] == ("hosts",) else 0
+    key = "policy" if topic == "policyWaivers" else "name"
+    name = _raw(raw, [*location[:depth], key]) if 0 < depth < len(location) else None
+    return f" ({name})" if isinstance(name, str) and location[depth:] != (key,) and LABEL.fullmatch(name) else ""
 
 
 def explain(topic: str, field: FieldInfo, raw: object, error: ValidationError) -> Iterator[str]:

@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import NamedTuple
 
 import pulumi
@@ -30,7 +31,7 @@ class SettingsError(pulumi.RunError):
 _LONGEST_SHOWN = 60
 
 _LOOKS_SECRET = re.compile(
-    r"PRIVATE KEY|(PASSWORD|PASSWD|SECRET|TOKEN)\s*[=:]|\S+@\S+![^=\s]+=|://[^/\s]*@|BEARER|[0-9a-f]{8}-([0-9a-f]{4}-){3}",
+    r"PRIVATE KEY|b3BlbnNzaC1rZXkt|(PASSWORD|PASSWD|SECRET|TOKEN)\s*[=:]|\S+@\S+![^=\s]+=|://[^/\s]*@|BEARER|[0-9a-f]{8}-([0-9a-f]{4}-){3}",
     re.IGNORECASE,
 )
 
@@ -58,7 +59,7 @@ def shown(value: object) -> str:
         return json.dumps(text, ensure_ascii=False)
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int | float):
+    if isinstance(value, int | float | date):
         return str(value)
     if isinstance(value, Mapping):
         return "a map" if value else "an empty map"

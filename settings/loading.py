@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +16,9 @@ from settings.explain import explain
 from settings.faults import Fault, SettingsError, unknown_key
 from settings.models import Settings
 from settings.rules import CROSS_RULES, Topics
+
+_KEY_FRAME = ("-----BEGIN OPENSSH PRIVATE KEY-----", "-----END OPENSSH PRIVATE KEY-----")
+_UNKNOWN_KEY = "extra_forbidden"
 
 SECRET_KEYS = (credentials.PROXMOX_API_TOKEN, credentials.PRIVATE_KEY)
 """Keys that are read with ``require_secret`` by the program and never enter :class:`Settings`."""
@@ -45,12 +49,27 @@ def load(config: Mapping[str, object]) -> Settings:
             valid[name] = topic.validate_python(config[key], by_alias=True, by_name=False)
         except ValidationError as error:
             faults += explain(key, field, config[key], error)
+            if all(item["type"] == _UNKNOWN_KEY for item in error.errors(include_url=False, include_input=False)):
+                # Its other keys are right by themselves and may still contradict other topics.
+                known = _without_unknown_keys(config[key], error)
+                valid[name] = topic.validate_python(known, by_alias=True, by_name=False)
     topics = Topics(**valid)
     for rule in CROSS_RULES:
         faults += [str(fault) for fault in rule(topics)]
     if faults:
         raise SettingsError(faults)
     return Settings(**valid)
+
+
+def _without_unknown_keys(value: object, error: ValidationError) -> object:
+    """A copy of the value without the keys that were refused because nobody knows them."""
+    result = copy.deepcopy(value)
+    for item in error.errors(include_url=False, include_input=False):
+        owner: Any = result
+        for part in item["loc"][:-1]:
+            owner = owner[part]
+        del owner[item["loc"][-1]]
+    return result
 
 
 def check_secrets(values: Mapping[str, str | None]) -> tuple[str, ...]:
@@ -93,6 +112,10 @@ def from_pulumi(config: pulumi.Config) -> Settings:
 
 
 def _is_private_key(value: str) -> bool:
+    lines = [line.strip() for line in value.strip().splitlines()]
+    if not lines or (lines[0], lines[-1]) != _KEY_FRAME:
+        # Python would read a key whose line breaks were lost; the SSH client of the providers would not.
+        return False
     try:
         credentials.ssh_public_key(value)
     except pulumi.RunError:
@@ -124,3 +147,6 @@ _SECRETS: Mapping[str, tuple[Callable[[str], bool], Rule]] = {
         ),
     ),
 }
+
+SECRET_RULES: Mapping[str, Rule] = {key: rule for key, (_, rule) in _SECRETS.items()}
+"""What each secret must be, in words."""

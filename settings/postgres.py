@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, StrictInt, StrictStr
 
-from settings.base import LARGEST_GIB, LARGEST_MIB, Model, Refused, Rule, between, check, matches, not_empty
-from settings.values import DO_ADDRESS, LABEL, Address, Network, is_domain
+from settings.base import (
+    LARGEST_GIB,
+    LARGEST_MIB,
+    Model,
+    Refused,
+    Rule,
+    between,
+    check,
+    editor,
+    matches,
+    not_empty,
+    unique,
+    whole,
+)
+from settings.values import LABEL, NETWORK_OF_KNOWN_COMPUTERS, SUBDOMAIN, Address, Network, is_subdomain
 
 
 class Operator(StrEnum):
@@ -28,8 +41,13 @@ class PoolMode(StrEnum):
     SESSION = "session"
 
 
+_DO_ADDRESS = "write an address such as 10.0.145.130"
+
 DEFAULT_MAX_CONNECTIONS = 100
 """PostgreSQL's ``max_connections`` when ``postgres.parameters`` does not set it."""
+
+FEWEST_INSTANCES = 3
+"""Copies of the database of which one may be lost while another still confirms every write."""
 
 _IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _USER = re.compile(r"[a-z]([a-z0-9_]{0,61}[a-z0-9])?")
@@ -42,12 +60,12 @@ class StorageSettings(Model):
     size_gib: Annotated[
         StrictInt,
         between(1, LARGEST_GIB),
-        Rule(f"a whole number of GiB from 1 to {LARGEST_GIB}", "write at least 1"),
+        Rule(f"a whole number of GiB from 1 to {LARGEST_GIB}", "write the number alone, such as 10", example=10),
     ]
     """Size of each instance's volume in GiB."""
     storage_class: Annotated[
         StrictStr,
-        check(is_domain),
+        check(is_subdomain, maxLength=253, pattern=whole(SUBDOMAIN)),
         Rule("the name of a Kubernetes StorageClass", "write local-path, which K3s brings along"),
     ] = "local-path"
     """StorageClass of the volumes."""
@@ -59,19 +77,25 @@ class ResourceSettings(Model):
     cpu_request_millicores: Annotated[
         StrictInt,
         between(10, 2000),
-        Rule("a whole number of thousandths of a core from 10 to 2000, each instance's limit", "write for example 250"),
+        Rule(
+            "a whole number of thousandths of a core from 10 to 2000, each instance's limit",
+            "write the number alone, such as 250",
+        ),
     ] = 250
     """Processor time kept for each instance, in thousandths of a core."""
     memory_request_mib: Annotated[
         StrictInt,
         between(128, LARGEST_MIB),
-        Rule(f"a whole number of MiB from 128 to {LARGEST_MIB}", "write for example 512"),
+        Rule(f"a whole number of MiB from 128 to {LARGEST_MIB}", "write the number alone, such as 512"),
     ] = 512
     """Memory kept for each instance, in MiB."""
     memory_limit_mib: Annotated[
         StrictInt,
         between(250, LARGEST_MIB),
-        Rule(f"a whole number of MiB from 250 (the operator's minimum) to {LARGEST_MIB}", "write for example 1024"),
+        Rule(
+            f"a whole number of MiB from 250 (the operator's minimum) to {LARGEST_MIB}",
+            "write the number alone, such as 1024",
+        ),
     ] = 1024
     """Memory at which an instance is ended by the kernel, in MiB."""
 
@@ -104,11 +128,11 @@ class PoolerSettings(Model):
 class ServiceAddressSettings(Model):
     """Fixed addresses at which applications reach the database."""
 
-    primary: Annotated[Address, Rule("an IPv4 address inside network.servicePool", DO_ADDRESS)]
+    primary: Annotated[Address, Rule("an IPv4 address inside network.servicePool", _DO_ADDRESS, example="10.0.145.130")]
     """Address of the primary (reads and writes)."""
-    replica: Annotated[Address, Rule("an IPv4 address inside network.servicePool", DO_ADDRESS)]
+    replica: Annotated[Address, Rule("an IPv4 address inside network.servicePool", _DO_ADDRESS, example="10.0.145.131")]
     """Address of the replicas (reads only)."""
-    pooler: Annotated[Address, Rule("an IPv4 address inside network.servicePool", DO_ADDRESS)]
+    pooler: Annotated[Address, Rule("an IPv4 address inside network.servicePool", _DO_ADDRESS, example="10.0.145.132")]
     """Address of the pooler (reads and writes, for many clients)."""
 
     def __iter__(self) -> Iterator[tuple[str, IPv4Address]]:  # type: ignore[override]
@@ -121,10 +145,22 @@ class ServiceAddressSettings(Model):
 SUPPORTED_POSTGRES = ("13", "14", "15", "16", "17")
 """Major versions that the operator's image holds."""
 
-RESERVED_USERS = ("admin", "pooler", "postgres", "standby", "zalandos")
+RESERVED_USERS = ("admin", "cron_admin", "pooler", "postgres", "standby", "zalandos")
 """Roles the operator makes and manages itself."""
 
-RESERVED_DATABASES = ("postgres", "template0", "template1")
+RESERVED_DATABASES = ("pgbouncer", "postgres", "template0", "template1")
+"""Databases that PostgreSQL and the pooler keep for themselves."""
+
+_WORDS_OF_SQL = """
+    all analyse analyze and any array as asc asymmetric both case cast check collate column constraint create
+    current_catalog current_date current_role current_time current_timestamp current_user default deferrable desc distinct
+    do else end except false fetch for foreign from grant group having in initially intersect into lateral leading limit
+    localtime localtimestamp none not null offset on only or order placing primary public references returning select
+    session_user some symmetric system_user table then to trailing true union unique user using variadic when where window
+    with
+"""
+RESERVED_WORDS = frozenset(_WORDS_OF_SQL.split())
+"""Words that SQL does not take as a name without quotes, and the two role names that PostgreSQL keeps for itself."""
 
 OWNED_PARAMETERS: Mapping[str, str] = {
     "archive_command": "the program",
@@ -163,24 +199,36 @@ def _postgres_version(value: object) -> object:
     return value
 
 
+def _check_words(value: str) -> None:
+    if value.startswith("pg_"):
+        raise Refused("a name that does not start with pg_, which PostgreSQL reserves", "choose another name")
+    if value in RESERVED_WORDS:
+        raise Refused(
+            "a name that is no reserved word of SQL, which needs quotes wherever it stands", "choose another name"
+        )
+
+
 def _user_name(value: str) -> str:
     if value in RESERVED_USERS:
         raise Refused(
             "a name that the operator does not keep for itself (" + ", ".join(RESERVED_USERS) + ")",
             "choose another name",
         )
-    if value.startswith("pg_"):
-        raise Refused("a name that does not start with pg_, which PostgreSQL reserves", "choose another name")
+    _check_words(value)
     if not _USER.fullmatch(value):
         raise ValueError("not a role name")
     return value
 
 
+def _name_pattern(form: re.Pattern[str], reserved: Iterable[str]) -> str:
+    """Pattern of the names that are left to choose."""
+    return whole(rf"(?!pg_|({'|'.join([*reserved, *sorted(RESERVED_WORDS)])})$){form.pattern}")
+
+
 def _database_name(value: str) -> str:
     if value in RESERVED_DATABASES:
         raise Refused("a name other than " + ", ".join(RESERVED_DATABASES), "choose another name")
-    if value.startswith("pg_"):
-        raise Refused("a name that does not start with pg_, which PostgreSQL reserves", "choose another name")
+    _check_words(value)
     if not _IDENTIFIER.fullmatch(value):
         raise ValueError("not an identifier")
     return value
@@ -228,10 +276,26 @@ def _parameter_values(value: object) -> object:
     return {name: text(item) for name, item in value.items()}
 
 
+_UNITS = ("B", "kB", "MB", "GB", "TB", "us", "ms", "s", "min", "h", "d")
+_OTHER_THAN_A_WRONG_UNIT = rf"^(?! *[0-9]+(\.[0-9]+)? *(?!({'|'.join(_UNITS)}) *$)[A-Za-z]+ *$)"
+
+
+def _parameter_value(value: str) -> str:
+    """Accept any text but a quantity in a unit that PostgreSQL does not know."""
+    if not re.match(_OTHER_THAN_A_WRONG_UNIT, value):
+        raise Refused("a number with one of PostgreSQL's units, " + ", ".join(_UNITS), 'write for example "64MB"')
+    return value
+
+
+LARGEST_SOURCE = 8
+"""Shortest prefix of a network that may connect; 10.0.0.0/8 is the largest private network there is."""
+
+
 def _allowed_source(value: IPv4Network) -> IPv4Network:
-    if value.prefixlen == 0:
+    if value.prefixlen < LARGEST_SOURCE:
         raise Refused(
-            "a network of the school; 0.0.0.0/0 lets every computer that reaches the address try passwords",
+            f"a network of the school with a prefix from /{LARGEST_SOURCE} to /32; {value} lets computers of strangers "
+            "try passwords",
             "write the networks the applications are in, such as 10.0.145.0/24",
         )
     return value
@@ -251,6 +315,7 @@ class PostgresSettings(Model):
             "at most 45 lower-case letters, digits and hyphens, a letter first, so that names derived from it "
             "(such as <name>-pooler-repl) fit Kubernetes",
             "write for example wichtige-daten-3",
+            example="wichtige-daten-3",
         ),
     ]
     """Name of the database cluster and of the Services in front of it."""
@@ -263,16 +328,20 @@ class PostgresSettings(Model):
     version: Annotated[
         StrictStr,
         BeforeValidator(_postgres_version),
-        check(lambda value: value in SUPPORTED_POSTGRES),
-        Rule("one of " + ", ".join(f'"{version}"' for version in SUPPORTED_POSTGRES) + ", in quotes", 'write "16"'),
+        check(lambda value: value in SUPPORTED_POSTGRES, enum=list(SUPPORTED_POSTGRES)),
+        Rule(
+            "one of " + ", ".join(f'"{version}"' for version in SUPPORTED_POSTGRES) + ", in quotes",
+            'write "16"',
+            example="16",
+        ),
     ]
     """Major version of PostgreSQL."""
     instances: Annotated[
         StrictInt,
-        between(3, 15),
+        between(FEWEST_INSTANCES, 15),
         Rule(
-            "a whole number from 3 to 15; with fewer than 3 the loss of one machine leaves no synchronous standby, "
-            "and writes stop or become unsafe",
+            f"a whole number from {FEWEST_INSTANCES} to 15; with fewer than {FEWEST_INSTANCES} the loss of one machine "
+            "leaves no synchronous standby, and writes stop or become unsafe",
             "write 3",
         ),
     ] = 3
@@ -289,8 +358,9 @@ class PostgresSettings(Model):
             Annotated[
                 StrictStr,
                 AfterValidator(_user_name),
+                editor(pattern=_name_pattern(_USER, RESERVED_USERS)),
                 Rule(
-                    "a name of at most 63 lower-case letters, digits and underscores, starting with a letter",
+                    "a name of at most 63 lower-case letters, digits and underscores, a letter first, no underscore last",
                     "choose another name",
                 ),
             ],
@@ -299,18 +369,21 @@ class PostgresSettings(Model):
                     Annotated[
                         StrictStr,
                         AfterValidator(_user_flag),
+                        editor(enum=list(USER_FLAGS)),
                         Rule("one of " + ", ".join(USER_FLAGS), "write one of these or leave it out"),
                     ],
                     ...,
                 ],
-                Rule("a list of " + ", ".join(USER_FLAGS) + ", mostly empty", "write for example []"),
+                check(unique, uniqueItems=True),
+                Rule("a list of " + ", ".join(USER_FLAGS) + ", each at most once", "write for example []"),
             ],
         ],
-        check(not_empty),
+        check(not_empty, minProperties=1),
         Rule(
             "a map with at least one entry from names (at most 63 lower-case letters, digits and underscores, a letter "
             "first, no underscore last) to lists of " + ", ".join(USER_FLAGS),
             "write for example {bauer: []}",
+            example={"bauer": []},
         ),
     ]
     """Database roles and their flags; the program makes a password for each."""
@@ -319,6 +392,7 @@ class PostgresSettings(Model):
             Annotated[
                 StrictStr,
                 AfterValidator(_database_name),
+                editor(pattern=_name_pattern(_IDENTIFIER, RESERVED_DATABASES)),
                 Rule(
                     "a name of at most 63 lower-case letters, digits and underscores, no digit first",
                     "choose another name",
@@ -326,11 +400,12 @@ class PostgresSettings(Model):
             ],
             Annotated[StrictStr, Rule("the name of a role in postgres.users", "write for example bauer")],
         ],
-        check(not_empty),
+        check(not_empty, minProperties=1),
         Rule(
             "a map with at least one entry from database names (lower-case letters, digits and underscores, no digit "
             "first, at most 63) to their owners in postgres.users",
             "write for example {firmendaten: bauer}",
+            example={"firmendaten": "bauer"},
         ),
     ]
     """Databases and their owners; the first is the application's."""
@@ -339,14 +414,23 @@ class PostgresSettings(Model):
             Annotated[
                 StrictStr,
                 AfterValidator(_parameter_name),
+                editor(
+                    pattern=whole(rf"(?!ssl_|recovery_target_|({'|'.join(OWNED_PARAMETERS)})$){_PARAMETER.pattern}")
+                ),
                 Rule("the lower-case name of a PostgreSQL parameter", "write for example work_mem"),
             ],
-            Annotated[StrictStr, Rule("a text, a number, true or false", 'write for example "64MB"')],
+            Annotated[
+                StrictStr,
+                AfterValidator(_parameter_value),
+                editor(type=["string", "number", "boolean"], pattern=_OTHER_THAN_A_WRONG_UNIT),
+                Rule("a text, a number, true or false", 'write for example "64MB"'),
+            ],
         ],
         BeforeValidator(_parameter_values),
         Rule(
             "a map from PostgreSQL parameter names (lower case) to values",
             'write for example {max_connections: "200"}',
+            example={"max_connections": "200"},
         ),
     ] = {}
     """PostgreSQL parameters; numbers are taken as text, true and false as on and off."""
@@ -359,14 +443,17 @@ class PostgresSettings(Model):
             Annotated[
                 Network,
                 AfterValidator(_allowed_source),
+                editor(pattern=whole(NETWORK_OF_KNOWN_COMPUTERS)),
                 Rule("an IPv4 network without host bits", "write for example 10.0.145.0/24"),
             ],
             ...,
         ],
-        check(not_empty),
+        check(not_empty, minItems=1),
+        check(unique, uniqueItems=True),
         Rule(
-            "a list of at least one IPv4 network without host bits",
+            "a list of at least one IPv4 network without host bits, each once",
             "write the networks the applications are in, such as [10.0.145.0/24]",
+            example=["10.0.145.0/24"],
         ),
     ]
     """Networks whose computers may connect to the database's addresses."""

@@ -1,9 +1,10 @@
-"""The tables of docs/configuration.md, made from the fields themselves."""
+"""What docs/configuration.md says about every key, made from the fields themselves."""
 
 from __future__ import annotations
 
 import typing
 from collections.abc import Iterator, Mapping
+from datetime import date
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 
@@ -16,7 +17,7 @@ from settings.models import Settings
 from settings.values import AddressRange
 
 
-def _models(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:
+def models_in(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
     """The model and those inside it, each with the path of its fields."""
     yield path, model
     for name, field in model.model_fields.items():
@@ -25,7 +26,7 @@ def _models(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseM
         inner = inner_type(typing.get_args(annotation)[0]) if is_list else annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             prefix = f"{path}.{alias(name)}" if path else alias(name)
-            yield from _models(inner, f"{prefix}[]" if is_list else prefix)
+            yield from models_in(inner, f"{prefix}[]" if is_list else prefix)
 
 
 _TYPE_NAMES: Mapping[object, str] = {
@@ -35,6 +36,7 @@ _TYPE_NAMES: Mapping[object, str] = {
     IPv4Address: "address",
     IPv4Network: "network",
     AddressRange: "address range",
+    date: "date",
 }
 
 
@@ -63,10 +65,37 @@ def _default_name(field: FieldInfo) -> str:
 def reference() -> dict[str, list[str]]:
     """Rows of the tables in docs/configuration.md, by heading; each row is one key of the configuration."""
     tables: dict[str, list[str]] = {}
-    for path, model in _models(Settings, ""):
+    for path, model in models_in(Settings):
         rows = tables.setdefault(path or "Topics", [])
         for name, field in model.model_fields.items():
             cells = (f"`{alias(name)}`", _type_name(field.annotation), _default_name(field), rule_of(field).allowed)
             meaning = (field.description or "").replace("\n", " ")
             rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (*cells, meaning)) + " |")
     return tables
+
+
+_HEADER = "| key | type | default | allowed | meaning |"
+
+
+def rewritten(page: str) -> str:
+    """The page with the rows of every table of keys replaced by those of :func:`reference`.
+
+    A table belongs to the nearest heading above it that ends in the path of its keys in backticks, or is "Topics". Raises
+    ValueError when the page has no table for some path, or one for a path that does not exist.
+    """
+    tables = reference()
+    lines: list[str] = []
+    heading, in_table = "", False
+    for line in page.splitlines():
+        if line.startswith("## "):
+            heading = line.removeprefix("## ").split("`")[-2] if line.endswith("`") else line.removeprefix("## ")
+        in_table = line.startswith("|") and (in_table or line == _HEADER)
+        if not in_table:
+            lines.append(line)
+        elif line == _HEADER:
+            if heading not in tables:
+                raise ValueError(f"the table under the heading {heading} belongs to no key")
+            lines += [line, "|---|---|---|---|---|", *tables.pop(heading)]
+    if tables:
+        raise ValueError(f"the page has no table for {', '.join(tables)}")
+    return "\n".join(lines) + "\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -15,11 +15,12 @@ from settings.models import (
     KubernetesSettings,
     MachineSettings,
     NetworkSettings,
+    PolicyWaiverSettings,
     ProxmoxSettings,
     Role,
     TemplateSettings,
 )
-from settings.postgres import DEFAULT_MAX_CONNECTIONS, PostgresSettings
+from settings.postgres import DEFAULT_MAX_CONNECTIONS, FEWEST_INSTANCES, PostgresSettings
 from settings.values import K3S_VERSION
 
 POD_NETWORK = IPv4Network("10.42.0.0/16")
@@ -32,6 +33,8 @@ RESERVED_CONNECTIONS = 15
 """Connections kept free for superusers, Patroni, replication and the backup when the pooler is sized."""
 
 _SMALLEST_K3S_MIB = 1024
+_BYTES: Mapping[str | None, int] = {None: 8192, "B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
+"""Units of PostgreSQL; without one, ``shared_buffers`` counts blocks."""
 _CONNECTIONS_PER_POOLER_POD = 4
 
 
@@ -55,6 +58,7 @@ class Topics(NamedTuple):
     postgres: PostgresSettings | None = None
     backup: BackupSettings | None = None
     protect_data: bool | None = None
+    policy_waivers: tuple[PolicyWaiverSettings, ...] | None = None
 
 
 def _fixed_places(topics: Topics) -> list[_Place]:
@@ -132,8 +136,9 @@ def _range_faults(topics: Topics) -> Iterator[Fault]:
     if network is None:
         return
     fixed = _fixed_places(topics)
-    servers = [_Place("", "a name server", address) for address in network.dns_servers]
-    in_pool = [place for place in fixed + servers if place.address in network.service_pool]
+    taken = {place.address for place in fixed}
+    fixed += [_Place("", "a name server", address) for address in network.dns_servers if address not in taken]
+    in_pool = [place for place in fixed if place.address in network.service_pool]
     if in_pool:
         yield Fault(
             "network.servicePool",
@@ -183,7 +188,7 @@ def _uniqueness_faults(topics: Topics) -> Iterator[Fault]:
     if topics.network is not None:
         ours = [place for place in _fixed_places(topics) if place.path.startswith(("machines", "apiLoadBalancer"))]
         for place in ours + _service_places(topics):
-            if place.address in topics.network.dns_servers:
+            if place.address in topics.network.dns_servers and place.address != topics.network.gateway:
                 yield Fault(
                     place.path,
                     f"is {place.address}",
@@ -197,6 +202,21 @@ def _uniqueness_faults(topics: Topics) -> Iterator[Fault]:
     for index, machine in enumerate(topics.machines or ()):
         yield from _repeated(names, f"machines[{index}].name", machine.name, "a name")
         yield from _repeated(ids, f"machines[{index}].vmId", str(machine.vm_id), "an id", f" ({machine.name})")
+
+
+def _host_key_faults(topics: Topics) -> Iterator[Fault]:
+    """A key that was copied once too often: no two hosts have the same."""
+    seen: dict[tuple[str, ...], str] = {}
+    for index, host in enumerate(topics.proxmox.hosts if topics.proxmox is not None else ()):
+        path = f"proxmox.hosts[{index}].sshHostKey"
+        other = seen.setdefault(tuple(host.ssh_host_key.split()[:2]), path)
+        if other != path:
+            yield Fault(
+                f"{path} ({host.name})",
+                f"is {shown(host.ssh_host_key)}",
+                f"a key of its own, but {other} is the same",
+                "run `cat /etc/ssh/ssh_host_ed25519_key.pub` on this host and copy the first two words",
+            )
 
 
 def _repeated(seen: dict[str, str], path: str, value: str, what: str, owner: str = "") -> Iterator[Fault]:
@@ -275,7 +295,8 @@ def _capacity_faults(topics: Topics) -> Iterator[Fault]:
         return
     apart = f"at most {len(workers)}, the number of K3s machines, because each runs on a machine of its own"
     if postgres.instances > len(workers):
-        yield Fault("postgres.instances", f"is {postgres.instances}", apart, "write fewer or add a machine")
+        do = "write fewer or add a machine" if len(workers) >= FEWEST_INSTANCES else "add a machine that runs K3s"
+        yield Fault("postgres.instances", f"is {postgres.instances}", apart, do)
         return
     if postgres.pooler.instances > len(workers):
         yield Fault(
@@ -322,7 +343,12 @@ def _postgres_faults(topics: Topics) -> Iterator[Fault]:
     for database, owner in postgres.databases.items():
         path = path_of("postgres", ("databases", database))
         if owner not in postgres.users:
-            yield Fault(path, f"is {shown(owner)}", f"a role in postgres.users ({known})", "add the role there")
+            yield Fault(
+                path,
+                f"is {shown(owner)}",
+                f"a role in postgres.users ({known})",
+                "write one of these or add the role there",
+            )
     database, owner = postgres.application_database
     if "nologin" in postgres.users.get(owner, ()):
         yield Fault(
@@ -344,7 +370,22 @@ def _postgres_faults(topics: Topics) -> Iterator[Fault]:
             f"at most memoryLimitMiB ({resources.memory_limit_mib})",
             "write less or raise the limit",
         )
+    yield from _buffer_faults(postgres)
     yield from _connection_faults(postgres)
+
+
+def _buffer_faults(postgres: PostgresSettings) -> Iterator[Fault]:
+    """What PostgreSQL keeps for its buffers from its start must leave room below the limit."""
+    wanted = postgres.parameters.get("shared_buffers", "0")
+    found = re.fullmatch(r" *(?P<number>[0-9]{1,12}) *(?P<unit>B|kB|MB|GB|TB)? *", wanted)
+    limit = postgres.resources.memory_limit_mib
+    if found is not None and int(found["number"]) * _BYTES[found["unit"]] >= limit * _BYTES["MB"]:
+        yield Fault(
+            "postgres.parameters.shared_buffers",
+            f"is {shown(wanted)}",
+            f"less than postgres.resources.memoryLimitMiB ({limit})",
+            f'write a quarter of it, "{limit // 4}MB", or leave the key out',
+        )
 
 
 def _connection_faults(postgres: PostgresSettings) -> Iterator[Fault]:
@@ -396,13 +437,29 @@ def _kubernetes_faults(topics: Topics) -> Iterator[Fault]:
         )
 
 
+def _waiver_faults(topics: Topics) -> Iterator[Fault]:
+    """A policy is waived once for a resource, so that one reason and one last day hold."""
+    seen: dict[tuple[str, str], int] = {}
+    for index, waiver in enumerate(topics.policy_waivers or ()):
+        other = seen.setdefault((waiver.policy, waiver.resource), index)
+        if other != index:
+            yield Fault(
+                f"policyWaivers[{index}] ({waiver.policy})",
+                f"waives the policy for {shown(waiver.resource)}",
+                f"one waiver of a policy for a resource, but policyWaivers[{other}] is one",
+                "leave only one of them",
+            )
+
+
 CROSS_RULES = (
     _network_faults,
     _range_faults,
     _uniqueness_faults,
+    _host_key_faults,
     _machine_faults,
     _role_faults,
     _capacity_faults,
     _postgres_faults,
     _kubernetes_faults,
+    _waiver_faults,
 )

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
-import struct
 import zoneinfo
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date, datetime
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated
-from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+from pydantic import BeforeValidator, WithJsonSchema
 
-from settings.base import Refused
+from settings.base import Refused, whole
 from settings.faults import shown
 
 
@@ -48,66 +51,97 @@ class AddressRange:
 
 
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+HOST_NAME = re.compile(rf"(?=[0-9-]*[a-z]){LABEL.pattern}")
+"""A label with a letter in it: a name of digits alone would be read as an address."""
+SUBDOMAIN = re.compile(rf"{LABEL.pattern}(\.{LABEL.pattern})*")
+"""What Kubernetes takes as the name of most of its objects, up to 253 characters."""
+DOMAIN = re.compile(rf"({LABEL.pattern}\.)*{HOST_NAME.pattern}")
+"""A DNS name, up to 253 characters; its last label has a letter, or it would be an address."""
+
+
+def is_subdomain(value: str) -> bool:
+    """Whether the value is lower-case labels joined by dots, as names in Kubernetes are."""
+    return len(value) <= 253 and SUBDOMAIN.fullmatch(value) is not None
 
 
 def is_domain(value: str) -> bool:
-    """Whether the value is a DNS name of lower-case labels."""
-    return len(value) <= 253 and all(LABEL.fullmatch(label) for label in value.split("."))
+    """Whether the value is a DNS name of lower-case labels; an address is none."""
+    return len(value) <= 253 and DOMAIN.fullmatch(value) is not None
 
 
-def _is_url(value: str, *schemes: str) -> bool:
-    """Whether the value is an absolute URL of one of the schemes, with a host and without user or password."""
-    try:
-        parts = urlsplit(value)
-        port = parts.port
-    except ValueError:
-        return False
-    return parts.scheme in schemes and bool(parts.hostname) and parts.username is None and port != 0
+_HOST = r"([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
+_PORT = r":([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_PATH = r"/[A-Za-z0-9._~:/%+,;@!$()*-]*"
+WEB_URL = rf"https?://{_HOST}({_PORT})?({_PATH})?(\?[A-Za-z0-9._~:/?&=%+,;@!$()*-]*)?"
+API_ENDPOINT = rf"https://{_HOST}{_PORT}/?"
+PROXY = rf"http://{_HOST}{_PORT}/?"
+TEMPLATE = (
+    rf"https?://{_HOST}({_PORT})?({_PATH})?"
+    r"/debian-(12|13)-[a-z0-9]+_[0-9][0-9.]*-[0-9]+_amd64\.tar\.(zst|gz|xz)"
+)
+"""The address of a Debian template; what is behind its last slash becomes the file's name."""
+REGISTRY = rf"\*|[a-z0-9][a-z0-9.-]*({_PORT})?"
+"""The name of an image registry as it stands in front of an image's."""
+BINARY_URL = rf"(?!.*/(latest|stable|testing|channels?)(/|$)){WEB_URL}"
+"""The address of one release of a program; one behind a channel is another program tomorrow."""
 
 
-def is_web_url(value: str) -> bool:
-    """Whether the value is an absolute http or https URL without user and password."""
-    return _is_url(value, "http", "https")
+def check_binary_url(value: str) -> str:
+    """Accept the address of one release."""
+    if not re.fullmatch(WEB_URL, value):
+        raise ValueError("not an address")
+    if not re.fullmatch(BINARY_URL, value):
+        raise Refused(
+            "the address of one release; what is behind latest, stable, testing or a channel changes by itself",
+            "write the address of the release that kubernetes.version names",
+        )
+    return value
 
 
-def is_api_endpoint(value: str) -> bool:
-    """Whether the value is ``https://host:port/`` and nothing more."""
-    if not _is_url(value, "https"):
-        return False
-    parts = urlsplit(value)
-    return parts.port is not None and parts.path in ("", "/") and not parts.query and not parts.fragment
+OF_NOTHING = (hashlib.sha256().hexdigest(), hashlib.sha512().hexdigest())
+"""Checksums of an empty file."""
 
 
-def is_proxy(value: str) -> bool:
-    """Whether the value is ``http://host:port`` and nothing more."""
-    return _is_url(value, "http") and urlsplit(value).port is not None and urlsplit(value).path in ("", "/")
-
-
-_TEMPLATE_FILE = re.compile(r"debian-(12|13)-[a-z0-9]+_[0-9][0-9.]*-[0-9]+_amd64\.tar\.(zst|gz|xz)")
-
-
-def is_template(value: str) -> bool:
-    """Whether the URL ends in the name of a Debian template; what is behind its last slash becomes the file's name."""
-    return is_web_url(value) and _TEMPLATE_FILE.fullmatch(value.rsplit("/", 1)[-1]) is not None
+def check_checksum(value: str) -> str:
+    """Accept a checksum unless it is that of an empty file, which is what a failed download leaves behind."""
+    if value in OF_NOTHING:
+        raise Refused(
+            "the checksum of the file; this one is that of an empty file", "read it where the file is published"
+        )
+    return value
 
 
 _HOST_KEY_TYPES = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa")
+HOST_KEY = (
+    r"(ssh-ed25519 +AAAAC3NzaC1lZDI1NTE5AAAAI[A-Za-z0-9+/]{43}|ssh-rsa +AAAAB3NzaC1yc2EA[A-Za-z0-9+/]+={0,2}|"
+    r"ecdsa-sha2-nistp(256|384|521) +AAAAE2VjZHNhLXNoYTItbmlzdHA[A-Za-z0-9+/]+={0,2})( +[^ ]+)?"
+)
+"""What a public key looks like to an editor, which cannot decode it."""
 
 EXAMPLE_KEY = b"EXAMPLE-replace-with-key-of-"
 """What the example keys in Pulumi.school.yaml say when they are decoded; nobody has the private half."""
 
 
 def is_host_key(value: str) -> bool:
-    """Whether the value is ``<type> <base64>`` and the encoded key says that it is of that type."""
+    """Whether the value is ``<type> <base64>``, perhaps with a comment, and the encoded key is a whole one of that type."""
     words = value.split()
     if len(words) not in (2, 3) or words[0] not in _HOST_KEY_TYPES:
         return False
     try:
-        blob = base64.b64decode(words[1], validate=True)
-    except (binascii.Error, ValueError):
+        base64.b64decode(words[1], validate=True)
+        load_ssh_public_key(" ".join(words[:2]).encode())
+    except (binascii.Error, ValueError, UnsupportedAlgorithm):
         return False
-    name = words[0].encode()
-    return len(blob) > 4 + len(name) + 32 and blob[: 4 + len(name)] == struct.pack(">I", len(name)) + name
+    return True
+
+
+_OCTET = r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_QUAD = rf"{_OCTET}(\.{_OCTET}){{3}}"
+_COMPUTER = rf"(?!(0|127|22[4-9]|2[345][0-9])\.){_QUAD}"
+NETWORK_OF_A_SCHOOL = rf"{_QUAD}/([89]|1[0-9]|2[0-9])"
+"""What :mod:`settings.rules` allows as the network that all machines are in."""
+NETWORK_OF_KNOWN_COMPUTERS = rf"{_QUAD}/([89]|[12][0-9]|3[0-2])"
+"""What may be a source: :data:`settings.postgres.LARGEST_SOURCE` or smaller."""
 
 
 def _address(value: object) -> object:
@@ -116,13 +150,19 @@ def _address(value: object) -> object:
         return value
     if not isinstance(value, str):
         raise ValueError("not an address")
-    return IPv4Address(value)
+    address = IPv4Address(value)
+    if re.fullmatch(_COMPUTER, value) is None:
+        raise Refused(
+            "an address at which others reach one computer; those that begin with 0, 127, or 224 to 255 are none",
+            "write the address that the computer has in the network",
+        )
+    return address
 
 
 def _network(value: object) -> object:
     if isinstance(value, IPv4Network):
         return value
-    if not isinstance(value, str) or "/" not in value:
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9.]+/[0-9]{1,2}", value):
         raise ValueError("not a network")
     return IPv4Network(value)
 
@@ -135,17 +175,57 @@ def _range(value: object) -> object:
     return AddressRange.parse(value)
 
 
-Address = Annotated[IPv4Address, BeforeValidator(_address)]
-Network = Annotated[IPv4Network, BeforeValidator(_network)]
-Range = Annotated[AddressRange, BeforeValidator(_range)]
+DAY = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})( 00:00:00 \+0000 UTC)?")
+"""A day; the second half is what Pulumi appends, also in the file, to one that is written without quotes."""
 
+_DAY_OF_A_MONTH = (
+    r"[0-9]{4}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|[12][0-9]))"
+    r"( 00:00:00 \+0000 UTC)?"
+)
+"""A day as an editor sees it, which does not know leap years."""
+
+
+def _day(value: object) -> object:
+    """A day as text, or as the date that a YAML reader makes of one without quotes; a time of day is none."""
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value
+    found = DAY.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError("not a day")
+    return date.fromisoformat(found[1])
+
+
+def _text(pattern: str | re.Pattern[str]) -> WithJsonSchema:
+    """What an editor is told about a value that is written as text and read as something else."""
+    return WithJsonSchema({"type": "string", "pattern": whole(pattern)})
+
+
+Address = Annotated[IPv4Address, BeforeValidator(_address), _text(_COMPUTER)]
+Network = Annotated[IPv4Network, BeforeValidator(_network), _text(rf"{_QUAD}/([12]?[0-9]|3[0-2])")]
+Range = Annotated[AddressRange, BeforeValidator(_range), _text(rf" *{_QUAD} *- *{_QUAD} *")]
+Day = Annotated[date, BeforeValidator(_day), _text(_DAY_OF_A_MONTH)]
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _CRON_FIELDS: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
     ("minute", 0, 59, ()),
     ("hour", 0, 23, ()),
     ("day of month", 1, 31, ()),
-    ("month", 1, 12, ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")),
-    ("day of week", 0, 6, ("sun", "mon", "tue", "wed", "thu", "fri", "sat")),
+    ("month", 1, 12, _MONTHS),
+    ("day of week", 0, 6, _WEEKDAYS),
 )
+
+
+def _cron_pattern(lowest: int, highest: int, names: tuple[str, ...]) -> str:
+    """Pattern of one field, which cannot see that a range runs backwards."""
+    numbers = "|".join(str(number) for number in range(highest, lowest - 1, -1))
+    one = f"(0*({numbers})" + ("|[A-Za-z]{3})" if names else ")")
+    item = rf"(\*|{one}(-{one})?)(/[0-9]*[1-9][0-9]*)?"
+    return f"{item}(,{item})*"
+
+
+SCHEDULE = " *" + " +".join(_cron_pattern(low, high, names) for _, low, high, names in _CRON_FIELDS) + " *"
+"""What a schedule looks like to an editor, which cannot count in it."""
 
 CRON_EXAMPLE = 'write for example "0 2 * * *" for 02:00 every night'
 
@@ -158,43 +238,73 @@ def _cron_number(text: str, lowest: int, names: tuple[str, ...]) -> int:
     return int(text)
 
 
-def _cron_part_is_valid(part: str, lowest: int, highest: int, names: tuple[str, ...]) -> bool:
+def _cron_part(part: str, lowest: int, highest: int, names: tuple[str, ...]) -> Iterable[int]:
+    """The numbers that one item of a list stands for; raises ValueError when it stands for none."""
     span, has_step, step = part.partition("/")
-    if has_step and not re.fullmatch(r"[1-9][0-9]{0,3}", step):
-        return False
+    if has_step and not (re.fullmatch(r"[1-9][0-9]{0,3}", step) and int(step) <= highest):
+        raise ValueError(f"{step} is no step")
     if span == "*":
-        return True
-    first, has_end, last = span.partition("-")
-    try:
+        begin, end = lowest, highest
+    else:
+        first, has_end, last = span.partition("-")
         begin = _cron_number(first, lowest, names)
-        end = _cron_number(last, lowest, names) if has_end else begin
-    except ValueError:
-        return False
-    return lowest <= begin <= end <= highest
+        end = _cron_number(last, lowest, names) if has_end else highest if has_step else begin
+    if not lowest <= begin <= end <= highest:
+        raise ValueError(f"{span} is outside {lowest} to {highest}")
+    return range(begin, end + 1, int(step) if has_step else 1)
+
+
+def _cron_values(text: str, lowest: int, highest: int, names: tuple[str, ...]) -> set[int]:
+    """Every number that a field stands for; raises ValueError when it cannot be read."""
+    return {value for part in text.split(",") for value in _cron_part(part, lowest, highest, names)}
+
+
+_SURE_DAYS = {2: 28, 4: 30, 6: 30, 9: 30, 11: 30}
+"""Days that the shorter months have every year."""
 
 
 def check_schedule(value: str) -> str:
-    """Accept what a Kubernetes CronJob accepts: five fields of numbers, names, ranges, lists and steps."""
+    """Accept five fields of numbers, names, ranges, lists and steps that name a time which comes every year.
+
+    Kubernetes would accept 31 February as well, and never make a backup. With a day of the week beside the day of the
+    month, either is enough.
+    """
     fields = value.split()
     if len(fields) != len(_CRON_FIELDS):
         raise Refused(
             f"a time of five fields: minute, hour, day of month, month, day of week (it has {len(fields)})",
             CRON_EXAMPLE,
         )
+    values: dict[str, set[int]] = {}
     for text, (name, lowest, highest, names) in zip(fields, _CRON_FIELDS, strict=True):
-        if not all(_cron_part_is_valid(part, lowest, highest, names) for part in text.split(",")):
+        try:
+            values[name] = _cron_values(text, lowest, highest, names)
+        except ValueError:
             sunday = " (Sunday is 0)" if name == "day of week" else ""
             raise Refused(
                 f"for the {name} a number from {lowest} to {highest}{sunday}, *, a range, a list or a step, "
                 f"not {shown(text)}",
                 CRON_EXAMPLE,
-            )
+            ) from None
+    first_day, on_any_weekday = min(values["day of month"]), {"*", "*/1"} & set(fields[4].split(","))
+    if on_any_weekday and not any(first_day <= _SURE_DAYS.get(month, 31) for month in values["month"]):
+        raise Refused("a day of the month that one of its months has every year", CRON_EXAMPLE)
     return value
 
 
 def is_time_zone(value: str) -> bool:
     """Whether the value names a zone of the tz database."""
     return value in zoneinfo.available_timezones() and value not in ("localtime", "Factory")
+
+
+REASON = r"\s*\S+(\s+\S+){2,}\s*"
+"""What a reason looks like to an editor: three words."""
+
+
+def is_reason(value: str) -> bool:
+    """Whether the value is a sentence rather than a filler: 20 characters in three words or more."""
+    words = value.split()
+    return len(" ".join(words)) >= 20 and sum(re.search(r"[^\W\d_]{2}", word) is not None for word in words) >= 3
 
 
 DO_ADDRESS = "write an address such as 10.0.145.110"

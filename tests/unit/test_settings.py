@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -20,43 +19,21 @@ from cryptography.hazmat.primitives.serialization import (
     KeySerializationEncryption,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
 )
 from pydantic import BaseModel, ValidationError
 
 import settings
 from settings import AddressRange, MachineSettings, Role, SettingsError
+from settings.__main__ import contents
 from settings.base import inner_type
+from settings.reference import rewritten
+from tests.configurations.files import FOLDER, INVALID, REPOSITORY, changed, parsed, read, school
 
 pytestmark = pytest.mark.unit
 
-REPOSITORY = Path(settings.__file__).parents[1]
-CONFIGURATIONS = REPOSITORY / "tests" / "configurations"
 SECRET = "root@pam!pulumi=8d3f8a52-0b0c-4f0e-9a53-0d6a7d9c0b11"
-
-
-def read(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
-def school() -> dict[str, Any]:
-    """The school's stack file as plain objects per topic."""
-    config = read(REPOSITORY / "Pulumi.school.yaml")["config"]
-    return {key.removeprefix("school-postgres:"): value for key, value in config.items()}
-
-
-def changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of the configuration with ``path: value`` applied; ``~remove`` takes the key or item out."""
-    result: dict[str, Any] = copy.deepcopy(dict(config))
-    for path, value in changes.items():
-        parts = [int(part[1:-1]) if part[0] == "[" else part for part in re.findall(r"\[\d+\]|[^.\[\]]+", path)]
-        target: Any = result
-        for part in parts[:-1]:
-            target = target[part]
-        if value == "~remove":
-            del target[parts[-1]]
-        else:
-            target[parts[-1]] = value
-    return result
+CONTENTS = contents()
 
 
 def faults_of(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -67,19 +44,16 @@ def faults_of(config: Mapping[str, Any]) -> tuple[str, ...]:
     return ()
 
 
-INVALID: list[dict[str, Any]] = read(CONFIGURATIONS / "invalid.yaml")
-
-
 @pytest.mark.parametrize("case", [pytest.param(case, id=case["name"]) for case in INVALID])
 def test_a_refused_configuration_is_explained_in_full(case: dict[str, Any]) -> None:
     assert list(faults_of(changed(school(), case["change"]))) == case["sentences"]
 
 
 def test_every_sentence_starts_with_a_place_and_ends_with_what_to_do() -> None:
-    topics = "|".join(school())
+    topics = "|".join(str(field.alias) for field in settings.Settings.model_fields.values())
     for case in INVALID:
         for sentence in case["sentences"]:
-            assert re.match(rf"({topics}|postgress)\b", sentence), sentence
+            assert re.match(rf"({topics})\b|\w+ is not a known key", sentence), sentence
             assert re.search(r"; allowed is .+: .+\.$|; did you mean \w+\?$", sentence), sentence
 
 
@@ -92,7 +66,7 @@ def test_no_sentence_speaks_of_the_machinery() -> None:
 
 def test_the_names_of_the_cases_are_unique_sentences() -> None:
     names = [case["name"] for case in INVALID]
-    assert len(set(names)) == len(names) >= 35
+    assert len(set(names)) == len(names) >= 250
     assert all(name[0].isupper() and " " in name for name in names)
 
 
@@ -102,6 +76,11 @@ def test_the_text_of_the_error_lists_every_fault_on_a_line_of_its_own() -> None:
     lines = str(caught.value).splitlines()
     assert lines[0] == "The configuration of school-postgres has 2 faults; nothing has been changed:"
     assert lines[1:] == [f"  - {fault}" for fault in caught.value.faults]
+
+
+def test_a_key_that_a_map_has_twice_is_no_valid_file() -> None:
+    with pytest.raises(yaml.YAMLError, match="the key keepDays is there twice"):
+        parsed("backup: {keepDays: 14, share: backup, keepDays: 7}")
 
 
 def test_the_error_ends_a_program_without_a_traceback() -> None:
@@ -131,17 +110,18 @@ def test_no_two_machines_of_one_role_share_a_proxmox_host_in_the_school() -> Non
 
 
 def test_the_least_configuration_is_valid_and_takes_the_defaults() -> None:
-    loaded = settings.load(read(CONFIGURATIONS / "minimal.yaml"))
+    loaded = settings.load(read(FOLDER / "minimal.yaml"))
     assert loaded.backup == settings.BackupSettings()
     assert loaded.postgres.pooler == settings.PoolerSettings()
     assert loaded.network.dhcp_range is None
     assert loaded.kubernetes.helm_repository is None
     assert dict(loaded.kubernetes.registry_mirrors) == {}
     assert loaded.protect_data is True
+    assert loaded.policy_waivers == ()
 
 
 def test_a_configuration_with_every_key_set_is_valid() -> None:
-    loaded = settings.load(read(CONFIGURATIONS / "complete.yaml"))
+    loaded = settings.load(read(FOLDER / "complete.yaml"))
     assert loaded.network.service_pool == AddressRange.parse("172.20.1.0-172.20.1.255")
     assert dict(loaded.postgres.parameters) == {
         "max_connections": "400",
@@ -152,6 +132,21 @@ def test_a_configuration_with_every_key_set_is_valid() -> None:
     }
     assert loaded.postgres.application_database == ("firmendaten", "bauer")
     assert loaded.protect_data is False
+    assert [(waiver.resource, waiver.until.isoformat()) for waiver in loaded.policy_waivers] == [
+        ("stack", "2027-04-30"),
+        ("s1-container", "2028-02-29"),
+        ("*", "2027-12-31"),
+    ]
+
+
+def test_a_waiver_that_is_over_is_no_fault_of_the_configuration() -> None:
+    waiver = {
+        "policy": "lxc-unprivileged",
+        "resource": "stack",
+        "reason": "It was needed only once.",
+        "until": "2001-01-01",
+    }
+    assert faults_of({**school(), "policyWaivers": [waiver]}) == ()
 
 
 def keys_of(model: type[BaseModel], value: Any) -> Iterator[tuple[str, Any]]:
@@ -167,7 +162,7 @@ def keys_of(model: type[BaseModel], value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def test_the_complete_configuration_leaves_no_key_out() -> None:
-    unset = [key for key, value in keys_of(settings.Settings, read(CONFIGURATIONS / "complete.yaml")) if value is None]
+    unset = [key for key, value in keys_of(settings.Settings, read(FOLDER / "complete.yaml")) if value is None]
     assert unset == []
 
 
@@ -198,11 +193,25 @@ def test_the_example_keys_of_the_repository_are_named_as_such() -> None:
         "proxmox.hosts[1].sshHostKey (pve2)",
         "proxmox.hosts[2].sshHostKey (pve3)",
     ]
-    assert settings.load(read(CONFIGURATIONS / "minimal.yaml")).placeholders() == ()
+    assert settings.load(read(FOLDER / "minimal.yaml")).placeholders() == ()
 
 
-@pytest.mark.parametrize("schedule", ["0 2 * * *", "*/5 * * * *", "0 0-23/2 1,15 JAN-mar 1-5", "59 23 31 12 6"])
-def test_schedules_that_kubernetes_accepts_are_accepted(schedule: str) -> None:
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "0 2 * * *",
+        "*/5 * * * *",
+        "0 0-23/2 1,15 JAN-mar 1-5",
+        "59 23 31 12 6",
+        "0 2 29 * *",
+        "0 2 31 2,3 *",
+        "0 2 20/10 2 */1",
+        # With a day of the week, the day of the month need not come.
+        "0 2 31 2 mon",
+        "0 2 31 2 */2",
+    ],
+)
+def test_schedules_that_come_every_year_are_accepted(schedule: str) -> None:
     assert faults_of(changed(school(), {"backup.schedule": schedule})) == ()
 
 
@@ -266,6 +275,49 @@ def test_missing_secrets_are_answered_with_the_command_that_sets_them() -> None:
         "sshPrivateKey is missing; allowed is a private key in OpenSSH form without passphrase: make one with "
         "`ssh-keygen -t ed25519 -N '' -f school` and set it with `pulumi config set --secret sshPrivateKey < school`."
     )
+
+
+def public_key() -> str:
+    public = Ed25519PrivateKey.generate().public_key()
+    return public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def in_pem() -> str:
+    key = Ed25519PrivateKey.generate()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(public_key(), id="public key"),
+        pytest.param("\n".join(private_key().splitlines()[:-2]), id="without its end"),
+        pytest.param("\n".join(private_key().splitlines()[1:]), id="without its first line"),
+        pytest.param(in_pem(), id="of another form"),
+        pytest.param("~/.ssh/school", id="path of a file"),
+        pytest.param(private_key().replace("\n", " "), id="on one line"),
+    ],
+)
+def test_a_private_key_that_cannot_be_read_is_refused_without_showing_it(key: str) -> None:
+    (fault,) = settings.check_secrets({"proxmoxApiToken": SECRET, "sshPrivateKey": key})
+    assert fault.startswith("sshPrivateKey cannot be used (it is not shown); allowed is a private key in OpenSSH form")
+    assert all(line not in fault for line in key.splitlines() if line != "~/.ssh/school")
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        pytest.param(SECRET[:-1], id="without its last digit"),
+        pytest.param(SECRET.partition("=")[2], id="the secret alone"),
+        pytest.param(SECRET.partition("=")[0], id="the name alone"),
+        pytest.param(f"PVEAPIToken={SECRET}", id="as a header of HTTP"),
+        pytest.param(SECRET.replace("!", ":"), id="with another separator"),
+    ],
+)
+def test_an_api_token_that_cannot_be_one_is_refused_without_showing_it(token: str) -> None:
+    (fault,) = settings.check_secrets({"proxmoxApiToken": token, "sshPrivateKey": private_key()})
+    assert fault.startswith("proxmoxApiToken cannot be used (it is not shown); allowed is an API token of the form")
+    assert token not in fault
 
 
 def test_secrets_that_cannot_be_used_are_refused_without_showing_them() -> None:
@@ -377,13 +429,26 @@ def test_the_defaults_of_pulumi_yaml_are_those_of_the_settings() -> None:
     declared = read(REPOSITORY / "Pulumi.yaml")["config"]
     assert settings.BackupSettings.model_validate(declared["backup"]["default"]) == settings.BackupSettings()
     assert declared["protectData"]["default"] is settings.Settings.model_fields["protect_data"].default
-    assert [key for key, entry in declared.items() if "default" in entry] == ["backup", "protectData"]
+    assert tuple(declared["policyWaivers"]["default"]) == settings.Settings.model_fields["policy_waivers"].default
+    optional = [str(field.alias) for field in settings.Settings.model_fields.values() if not field.is_required()]
+    assert [key for key, entry in declared.items() if "default" in entry] == optional
 
 
-def test_the_reference_in_the_documentation_is_up_to_date() -> None:
-    text = (REPOSITORY / "docs" / "configuration.md").read_text(encoding="utf-8")
-    for heading, rows in settings.reference().items():
-        section = re.search(rf"^## .*`{re.escape(heading)}`.*$" if heading != "Topics" else r"^## Topics$", text, re.M)
-        assert section, heading
-        for row in rows:
-            assert row in text, row
+@pytest.mark.parametrize("file", CONTENTS, ids=lambda file: str(file.relative_to(REPOSITORY)))
+def test_what_is_made_from_the_fields_is_up_to_date(file: Path) -> None:
+    assert file.read_text(encoding="utf-8") == CONTENTS[file], "run `python -m settings`"
+
+
+def test_a_row_of_the_reference_that_is_out_of_date_is_replaced() -> None:
+    page = (REPOSITORY / "docs" / "configuration.md").read_text(encoding="utf-8")
+    row = settings.reference()["backup"][0]
+    assert rewritten(page.replace(row, "| `schedule` | anything |")) == page
+    assert rewritten(page.replace(f"{row}\n", "")) == page
+
+
+def test_a_table_without_its_heading_is_an_error() -> None:
+    page = (REPOSITORY / "docs" / "configuration.md").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="backups belongs to no key"):
+        rewritten(page.replace("`backup`\n\nThe five", "`backups`\n\nThe five"))
+    with pytest.raises(ValueError, match=r"no table for policyWaivers\[\]"):
+        rewritten(page.partition("## Each waiver")[0])

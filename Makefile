@@ -14,7 +14,7 @@ bench: .venv
 	.venv/bin/school bench
 
 lint: .venv
-	.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy *.py components lab operations settings tests && git ls-files -z -- '*.sh' .ci/run ':!components/hosts' | xargs -0 shellcheck
+	.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/mypy *.py components lab operations policy settings tests && git ls-files -z -- '*.sh' '.ci/*' ':!components/hosts' | xargs -0 shellcheck
 
 # Exactly the versions in requirements.txt, checked by their hashes, and the `school` command of this working tree.
 .venv: .venv/complete

@@ -167,6 +167,7 @@ def main() -> None:
                 *settings.kubernetes.tls_names,
             ],
             registry_mirrors=settings.kubernetes.registry_mirrors,
+            protect_data=settings.protect_data,
         ),
     )
     kubernetes_provider = kubernetes.Provider(

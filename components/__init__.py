@@ -8,6 +8,7 @@ from components.certificate_authority import (
     CertificateArgs,
     CertificateAuthority,
     CertificateAuthorityArgs,
+    CertificateFiles,
     CertificateUsage,
 )
 from components.file_share import FileShare, FileShareArgs
@@ -28,6 +29,7 @@ __all__ = [
     "CertificateArgs",
     "CertificateAuthority",
     "CertificateAuthorityArgs",
+    "CertificateFiles",
     "CertificateUsage",
     "DatabaseRequest",
     "FileShare",

@@ -76,10 +76,8 @@ class CertificateArgs:
     """Whether it proves a server or a client."""
     alternative_names: Sequence[str]
     """Names and addresses of a server as ``DNS:gl8`` and ``IP:10.0.145.113``; empty for a client."""
-    directory: str
-    """Folder on the machine; gets ``<file_name>.key``, ``<file_name>.crt`` and ``ca.crt``."""
-    file_name: str
-    """Name of the files without ending, e.g. ``server``."""
+    files: CertificateFiles
+    """Where key, certificate and the authority's certificate are put."""
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for a server without names: clients check them and would refuse every connection."""
@@ -89,31 +87,50 @@ class CertificateArgs:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class CertificateFiles:
+    """Where a certificate lies on its machine."""
+
+    directory: str
+    """Folder on the machine."""
+    file_name: str
+    """Name of the files without ending."""
+
+    @property
+    def certificate(self) -> str:
+        """Path of the certificate."""
+        return f"{self.directory}/{self.file_name}.crt"
+
+    @property
+    def key(self) -> str:
+        """Path of the private key, which only root may read."""
+        return f"{self.directory}/{self.file_name}.key"
+
+    @property
+    def authority(self) -> str:
+        """Path of the authority's certificate."""
+        return f"{self.directory}/ca.crt"
+
+
 class Certificate(pulumi.ComponentResource):
     """A certificate for one machine: key and request made there, signed by the authority, installed beside the key."""
 
-    certificate_file: str
-    """Path of the certificate on the machine."""
-    key_file: str
-    """Path of the private key on the machine (root only)."""
-    authority_file: str
-    """Path of the authority's certificate on the machine."""
+    files: CertificateFiles
+    """Where it lies on its machine."""
     fingerprint: pulumi.Output[str]
     """SHA-256 fingerprint; changes when the certificate does, so whatever uses it can reload."""
 
     def __init__(self, name: str, args: CertificateArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("school:index:Certificate", name, {"commonName": args.common_name}, opts)
-        base = f"{args.directory}/{args.file_name}"
-        self.certificate_file, self.key_file = f"{base}.crt", f"{base}.key"
-        self.authority_file = f"{args.directory}/ca.crt"
+        self.files = args.files
         request = run_script(
             f"{name}-request",
             args.host,
             "certificate-request.sh",
             parent=self,
             variables={
-                "directory": args.directory,
-                "file_name": args.file_name,
+                "directory": args.files.directory,
+                "file_name": args.files.file_name,
                 "common_name": args.common_name,
             },
             timeout_seconds=300,
@@ -141,18 +158,11 @@ class Certificate(pulumi.ComponentResource):
             "certificate-install.sh",
             parent=self,
             variables={
-                "directory": args.directory,
-                "file_name": args.file_name,
+                "directory": args.files.directory,
+                "file_name": args.files.file_name,
                 "certificate": signed.stdout,
                 "authority": args.authority.certificate_pem,
             },
         )
         self.fingerprint = installed.stdout
-        self.register_outputs(
-            {
-                "certificate_file": self.certificate_file,
-                "key_file": self.key_file,
-                "authority_file": self.authority_file,
-                "fingerprint": self.fingerprint,
-            }
-        )
+        self.register_outputs({"fingerprint": self.fingerprint})

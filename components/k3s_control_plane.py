@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import jinja2
 import pulumi
@@ -12,8 +12,8 @@ import pulumi_random as random
 import yaml
 
 from components.api_load_balancer import ApiLoadBalancer
-from components.certificate_authority import Certificate, CertificateArgs, CertificateUsage
-from components.k3s_datastore import ROLE, K3sDatastore
+from components.certificate_authority import Certificate, CertificateArgs, CertificateFiles, CertificateUsage
+from components.k3s_datastore import CERTIFICATE_FOLDER, ROLE, K3sDatastore
 from components.remote import Host, read_host_file, run_script
 
 POD_NETWORK: Final = "10.42.0.0/16"
@@ -60,35 +60,38 @@ class K3sControlPlaneArgs:
     """Names and addresses in the API's certificate; the virtual address must be among them."""
     registry_mirrors: Mapping[str, Sequence[str]]
     """Image registry (``*`` for any) to the URLs it is pulled from instead. Empty: straight from the registries."""
+    protect_data: bool
+    """Whether the tokens may neither be deleted nor replaced: without them nothing in the datastore can be read."""
 
 
-def server_configuration(
-    host: Host, args: K3sControlPlaneArgs, certificate: Certificate, token: str, agent_token: str
-) -> str:
+DATASTORE_CLIENT: Final = CertificateFiles(CERTIFICATE_FOLDER, "client")
+"""The certificate with which a server proves itself to the datastore."""
+
+
+def server_settings(args: K3sControlPlaneArgs) -> dict[str, Any]:
+    """What ``config.yaml`` says on every server alike. Nothing in it is secret: policies read it from the plan."""
+    return {
+        "datastore-endpoint": args.datastore.endpoint,
+        "datastore-cafile": DATASTORE_CLIENT.authority,
+        "datastore-certfile": DATASTORE_CLIENT.certificate,
+        "datastore-keyfile": DATASTORE_CLIENT.key,
+        "tls-san": list(args.tls_names),
+        "cluster-cidr": POD_NETWORK,
+        "service-cidr": SERVICE_NETWORK,
+        # MetalLB hands out the addresses; two would write to the same field.
+        "disable": ["servicelb", "traefik"],
+        # Only possible when the cluster is made.
+        "secrets-encryption": True,
+        "write-kubeconfig-mode": "0600",
+        "kube-apiserver-arg": list(API_SERVER_ARGUMENTS),
+        "kube-controller-manager-arg": list(CONTROLLER_MANAGER_ARGUMENTS),
+    }
+
+
+def server_configuration(host: Host, args: K3sControlPlaneArgs, token: str, agent_token: str) -> str:
     """``config.yaml`` of a server. What must be equal on all servers is equal here because it is written here only."""
-    return yaml.safe_dump(
-        {
-            "token": token,
-            "agent-token": agent_token,
-            "datastore-endpoint": args.datastore.endpoint,
-            "datastore-cafile": certificate.authority_file,
-            "datastore-certfile": certificate.certificate_file,
-            "datastore-keyfile": certificate.key_file,
-            "node-name": host.name,
-            "node-ip": host.address,
-            "tls-san": list(args.tls_names),
-            "cluster-cidr": POD_NETWORK,
-            "service-cidr": SERVICE_NETWORK,
-            # MetalLB hands out the addresses; two would write to the same field.
-            "disable": ["servicelb", "traefik"],
-            # Only possible when the cluster is made.
-            "secrets-encryption": True,
-            "write-kubeconfig-mode": "0600",
-            "kube-apiserver-arg": list(API_SERVER_ARGUMENTS),
-            "kube-controller-manager-arg": list(CONTROLLER_MANAGER_ARGUMENTS),
-        },
-        sort_keys=False,
-    )
+    own = {"token": token, "agent-token": agent_token, "node-name": host.name, "node-ip": host.address}
+    return yaml.safe_dump({**own, **server_settings(args)}, sort_keys=False)
 
 
 def worker_configuration(host: Host, endpoint: str, ca_hash: str, agent_token: str) -> str:
@@ -124,10 +127,12 @@ class K3sControlPlane(pulumi.ComponentResource):
     """Names of all nodes."""
 
     def __init__(self, name: str, args: K3sControlPlaneArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        super().__init__("school:index:K3sControlPlane", name, {"version": args.version}, opts)
+        summary = {"version": args.version, "serverSettings": server_settings(args)}
+        super().__init__("school:index:K3sControlPlane", name, summary, opts)
         self.node_names = [host.name for host in (*args.servers, *args.workers)]
         self._name, self._args = name, args
-        token, agent_token = self._secret("token", 48), self._secret("agent-token", 48)
+        token = self._secret("token", 48, protect=args.protect_data)
+        agent_token = self._secret("agent-token", 48, protect=args.protect_data)
         first, *others = args.servers
 
         first_started = self._start_server(first, token, agent_token, after=[args.datastore, args.load_balancer])
@@ -163,9 +168,12 @@ class K3sControlPlane(pulumi.ComponentResource):
         self.kubeconfig = pulumi.Output.secret(kubeconfig.stdout)
         self.register_outputs({"kubeconfig": self.kubeconfig, "node_names": self.node_names})
 
-    def _secret(self, suffix: str, length: int) -> pulumi.Output[str]:
+    def _secret(self, suffix: str, length: int, *, protect: bool = False) -> pulumi.Output[str]:
         made = random.RandomPassword(
-            f"{self._name}-{suffix}", length=length, special=False, opts=pulumi.ResourceOptions(parent=self)
+            f"{self._name}-{suffix}",
+            length=length,
+            special=False,
+            opts=pulumi.ResourceOptions(parent=self, protect=protect),
         )
         return pulumi.Output.secret(made.result)
 
@@ -184,13 +192,12 @@ class K3sControlPlane(pulumi.ComponentResource):
                 common_name=ROLE,
                 usage=CertificateUsage.CLIENT,
                 alternative_names=(),
-                directory="/etc/school-postgres/datastore",
-                file_name="client",
+                files=DATASTORE_CLIENT,
             ),
             opts=pulumi.ResourceOptions(parent=self),
         )
         configuration = pulumi.Output.all(token, agent_token).apply(
-            lambda values: server_configuration(host, self._args, certificate, values[0], values[1])
+            lambda values: server_configuration(host, self._args, values[0], values[1])
         )
         return self._install(host, "server", configuration, certificate.fingerprint, after)
 

@@ -8,11 +8,26 @@ from typing import Final
 
 import pulumi
 
-from components.certificate_authority import Certificate, CertificateArgs, CertificateAuthority, CertificateUsage
+from components.certificate_authority import (
+    Certificate,
+    CertificateArgs,
+    CertificateAuthority,
+    CertificateFiles,
+    CertificateUsage,
+)
 from components.remote import Host, run_script
 
 ROLE: Final = "k3s"
 """Role and database of K3s; client certificates carry it as their subject. Lower case: PostgreSQL folds anything else."""
+CERTIFICATE_FOLDER: Final = "/etc/school-postgres/datastore"
+"""Where the certificates for this connection lie: on the datastore's machine and on every K3s server."""
+
+
+def access_rules(client_addresses: Sequence[str]) -> list[str]:
+    """Lines of ``pg_hba.conf``: PostgreSQL's own user on the machine itself, and K3s servers with a certificate."""
+    # verify-full: the name in the certificate must be the role.
+    clients = [f"hostssl {ROLE} {ROLE} {address}/32 cert clientcert=verify-full" for address in client_addresses]
+    return ["local all postgres peer", *clients]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +55,9 @@ class K3sDatastore(pulumi.ComponentResource):
     """Signs client certificates for this datastore."""
 
     def __init__(self, name: str, args: K3sDatastoreArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        super().__init__("school:index:K3sDatastore", name, {"address": args.host.address}, opts)
+        rules = access_rules(args.client_addresses)
+        summary = {"address": args.host.address, "accessRules": rules}
+        super().__init__("school:index:K3sDatastore", name, summary, opts)
         self.endpoint = f"postgres://{ROLE}@{args.host.address}:5432/{ROLE}"
         self.authority = args.authority
         certificate = Certificate(
@@ -51,8 +68,7 @@ class K3sDatastore(pulumi.ComponentResource):
                 common_name=args.host.name,
                 usage=CertificateUsage.SERVER,
                 alternative_names=[f"DNS:{args.host.name}", f"IP:{args.host.address}"],
-                directory="/etc/school-postgres/datastore",
-                file_name="server",
+                files=CertificateFiles(CERTIFICATE_FOLDER, "server"),
             ),
             opts=pulumi.ResourceOptions(parent=self),
         )
@@ -63,10 +79,10 @@ class K3sDatastore(pulumi.ComponentResource):
             parent=self,
             variables={
                 "listen_address": args.host.address,
-                "client_addresses": " ".join(args.client_addresses),
-                "certificate_file": certificate.certificate_file,
-                "key_file": certificate.key_file,
-                "authority_file": certificate.authority_file,
+                "access_rules": "\n".join(rules),
+                "certificate_file": certificate.files.certificate,
+                "key_file": certificate.files.key,
+                "authority_file": certificate.files.authority,
                 "fingerprint": certificate.fingerprint,
             },
             timeout_seconds=600,

@@ -75,7 +75,8 @@ class MetalLbPool(pulumi.ComponentResource):
             # The chart brings the kind; no value of it names that.
             opts=pulumi.ResourceOptions(parent=self, depends_on=[chart], delete_before_replace=True),
         )
-        self.pool_name = pool.metadata["name"]
+        # Comes when the pool is there, and is known in a preview before that: policies can read what depends on it.
+        self.pool_name = pool.urn.apply(lambda _: name)
         kubernetes.apiextensions.CustomResource(
             f"{name}-advertisement",
             api_version="metallb.io/v1beta1",

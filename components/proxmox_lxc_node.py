@@ -106,7 +106,14 @@ class ProxmoxLxcNode(pulumi.ComponentResource):
     """The machine, ready for scripts."""
 
     def __init__(self, name: str, args: ProxmoxLxcNodeArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        summary = {"machineName": args.machine_name, "address": args.address, "vmId": args.vm_id}
+        lxc_lines = KUBERNETES_LXC_LINES if args.runs_kubernetes else ""
+        summary = {
+            "machineName": args.machine_name,
+            "address": args.address,
+            "vmId": args.vm_id,
+            "roles": list(args.tags),
+            "lxcLines": lxc_lines.splitlines(),
+        }
         super().__init__("school:index:ProxmoxLxcNode", name, summary, opts)
         self.machine_name = args.machine_name
         self.address = args.address
@@ -127,7 +134,7 @@ class ProxmoxLxcNode(pulumi.ComponentResource):
         identity = [self.container.id, self.container.network_interfaces.apply(hardware_address)]
         # The machine as its Proxmox host sees it: what is done to it there is gone with the container.
         from_outside = dataclasses.replace(args.proxmox.host, machine=self.container, identity=identity, prepared_by=())
-        raw_lines = [self._raw_lines(name, args, from_outside)] if args.runs_kubernetes else []
+        raw_lines = [self._raw_lines(name, args, from_outside, lxc_lines)] if lxc_lines else []
         host_key = run_script(
             f"{name}-host-key",
             from_outside,
@@ -163,13 +170,13 @@ class ProxmoxLxcNode(pulumi.ComponentResource):
         self.host = dataclasses.replace(reached, prepared_by=(prepared,))
         self.register_outputs({"machine_name": self.machine_name, "address": self.address})
 
-    def _raw_lines(self, name: str, args: ProxmoxLxcNodeArgs, from_outside: Host) -> pulumi.Resource:
+    def _raw_lines(self, name: str, args: ProxmoxLxcNodeArgs, from_outside: Host, lxc_lines: str) -> pulumi.Resource:
         return run_script(
             f"{name}-lxc-lines",
             from_outside,
             "raw-lxc-lines.sh",
             parent=self,
-            variables={"vm_id": str(args.vm_id), "lines": KUBERNETES_LXC_LINES},
+            variables={"vm_id": str(args.vm_id), "lines": lxc_lines},
             timeout_seconds=300,
             on_delete=True,
             depends_on=[self.container],

@@ -26,7 +26,7 @@ API_KEY = places.CERTIFICATES / "pve1.key"
 KNOWN_HOSTS = places.STATE / "ssh" / "known_hosts"
 """The Proxmox host's key as ``ssh`` wants it."""
 
-TOKEN_ID = "root@pam!school-lab"
+TOKEN_ID = "school@pve!pulumi"
 MACHINE_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 """The authorities this machine trusts (Debian's package ca-certificates)."""
 

@@ -213,6 +213,7 @@ def _write_kubectl(k3s: Path) -> None:
 def _pulumi_up(given: Mapping[str, str]) -> int:
     """Run the deployment on this terminal. Ctrl-C reaches Pulumi too, which ends in its own way."""
     command = ["pulumi", "up", "--stack", places.STACK, "--yes", "--non-interactive", "--event-log", str(EVENT_LOG)]
+    command += ["--policy-pack", str(places.REPOSITORY / "policy")]
     # Made here, so that nobody else can read what Pulumi writes into it.
     keys.write_private(EVENT_LOG, b"")
     interrupted = False

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 from collections.abc import Mapping
@@ -27,13 +28,30 @@ POSTGRES_VERSION = "15"
 MEMORY_MIB = {"k3s-server": 1536, "k3s-worker": 1280, "datastore": 512, "api-load-balancer": 256}
 """A third of the school's, measured to be enough without users; the lab fits into 6 GiB."""
 
+ONE_HOST = "The lab has one Proxmox host, this machine, and ends with it."
+DATA_MAY_GO = "What is in the lab's database is made up, and thrown away with the lab."
+WAIVERS = (
+    ("k3s-servers-on-different-hosts", "stack", ONE_HOST),
+    ("k3s-machines-across-hosts", "postgres-cluster", ONE_HOST),
+    ("api-load-balancers-on-different-hosts", "stack", ONE_HOST),
+    ("datastore-apart-from-k3s-servers", "stack", ONE_HOST),
+    ("data-protected", "*", DATA_MAY_GO),
+    ("database-namespace-protected", "postgres-namespace", DATA_MAY_GO),
+)
+"""Policies that one machine cannot keep: policy, resource, reason."""
+
 _HEADER = """\
 # Written by `school lab up` from Pulumi.school.yaml; changes here are lost. Not in git: keys and checksums are this machine's.
 """
 
 
-def configuration(school: Mapping[str, Any], artefacts: Artefacts, proxmox_host_key: str) -> dict[str, Any]:
-    """The lab's configuration: ``school`` (the topics of Pulumi.school.yaml without their prefix) with the differences."""
+def configuration(
+    school: Mapping[str, Any], artefacts: Artefacts, proxmox_host_key: str, today: datetime.date
+) -> dict[str, Any]:
+    """The lab's configuration: ``school`` (the topics of Pulumi.school.yaml without their prefix) with the differences.
+
+    Its waivers end with the month after ``today``: the next start of the lab writes them anew.
+    """
     lab = dict(school)
     lab["network"] = {**school["network"], "gateway": places.GATEWAY, "aptProxy": places.APT_PROXY_URL}
     lab["proxmox"] = {
@@ -69,18 +87,31 @@ def configuration(school: Mapping[str, Any], artefacts: Artefacts, proxmox_host_
         "resources": {"cpuRequestMillicores": 50, "memoryRequestMiB": 128, "memoryLimitMiB": 512},
     }
     lab["protectData"] = False
+    until = str(end_of_next_month(today))
+    lab["policyWaivers"] = [
+        {"policy": policy, "resource": resource, "reason": reason, "until": until}
+        for policy, resource, reason in WAIVERS
+    ]
     return lab
+
+
+def end_of_next_month(day: datetime.date) -> datetime.date:
+    """Last day of the month after a day's."""
+    return (day.replace(day=1) + datetime.timedelta(days=62)).replace(day=1) - datetime.timedelta(days=1)
 
 
 def prepare(artefacts: Artefacts, environment: Mapping[str, str]) -> None:
     """Write Pulumi.lab.yaml, make the stack when it is missing, and set its secrets.
 
-    A second call leaves the file byte for byte as it is. Raises :class:`LabError` when the Pulumi command fails.
+    A second call in the same month leaves the file byte for byte as it is. Raises :class:`LabError` when a Pulumi command fails.
     """
     school = yaml.safe_load(places.SCHOOL_STACK_FILE.read_text(encoding="utf-8"))["config"]
     topics = {key.removeprefix(f"{NAMESPACE}:"): value for key, value in school.items()}
     host_key = " ".join(places.PROXMOX_HOST_KEY.with_suffix(".pub").read_text(encoding="utf-8").split()[:2])
-    wanted = {f"{NAMESPACE}:{key}": value for key, value in configuration(topics, artefacts, host_key).items()}
+    wanted = {
+        f"{NAMESPACE}:{key}": value
+        for key, value in configuration(topics, artefacts, host_key, datetime.date.today()).items()
+    }
     secrets = {
         f"{NAMESPACE}:proxmoxApiToken": places.API_TOKEN.read_text(encoding="utf-8").strip(),
         f"{NAMESPACE}:sshPrivateKey": places.SSH_KEY.read_text(encoding="utf-8"),

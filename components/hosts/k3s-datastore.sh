@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # PostgreSQL as the datastore of K3s: TLS with client certificates and nothing else. Variables: listen_address,
-# client_addresses (words), certificate_file, key_file, authority_file, fingerprint (of the server's certificate).
-: "${listen_address:?}" "${client_addresses:?}" "${certificate_file:?}" "${key_file:?}" "${authority_file:?}" "${fingerprint:?}"
+# access_rules (lines of pg_hba.conf), certificate_file, key_file, authority_file, fingerprint (of the server's certificate).
+: "${listen_address:?}" "${access_rules:?}" "${certificate_file:?}" "${key_file:?}" "${authority_file:?}" "${fingerprint:?}"
 install_packages postgresql
 read -r version cluster _ < <(pg_lsclusters --no-header) || fail "Debian made no PostgreSQL cluster; see 'pg_lsclusters'"
 folder=/etc/postgresql/$version/$cluster
@@ -25,14 +25,8 @@ ssl_key_file = '$folder/tls/server.key'
 ssl_ca_file = '$folder/tls/ca.crt'
 autovacuum_vacuum_scale_factor = 0.05" postgresql-settings
 
-rules="# Written by school-postgres; changes here are lost.
-local all postgres peer"
-for address in $client_addresses; do
-    # verify-full: the name in the certificate must be the role.
-    rules+="
-hostssl k3s k3s $address/32 cert clientcert=verify-full"
-done
-write_file "$folder/pg_hba.conf" 0640 postgres:postgres "$rules" postgresql-rules
+write_file "$folder/pg_hba.conf" 0640 postgres:postgres "# Written by school-postgres; changes here are lost.
+$access_rules" postgresql-rules
 
 if is_stale postgresql-settings || ! systemctl -q is-active "$unit"; then
     say "starting PostgreSQL $version"

@@ -16,6 +16,7 @@ from components import (
     ApiLoadBalancerArgs,
     CertificateArgs,
     CertificateAuthority,
+    CertificateFiles,
     CertificateUsage,
     DatabaseRequest,
     Host,
@@ -24,7 +25,6 @@ from components import (
     ProxmoxLxcNodeArgs,
 )
 from components.api_load_balancer import keepalived_configuration, nginx_configuration
-from components.certificate_authority import Certificate
 from components.k3s_control_plane import registries_configuration, server_configuration, worker_configuration
 from components.metallb_pool import move_away_tolerations
 from components.operators.zalando import cluster_spec, credentials_secret_name
@@ -133,18 +133,13 @@ def control_plane(**changes: Any) -> K3sControlPlaneArgs:
         "binary_sha256": "0" * 64,
         "tls_names": ["10.0.145.116", "k3s-api"],
         "registry_mirrors": {},
+        "protect_data": False,
     }
     return K3sControlPlaneArgs(**{**values, **changes})
 
 
-CERTIFICATE = cast(
-    Certificate,
-    SimpleNamespace(authority_file="/tls/ca.crt", certificate_file="/tls/client.crt", key_file="/tls/client.key"),
-)
-
-
 def test_the_configuration_of_a_server_is_yaml_that_says_what_was_asked_for() -> None:
-    found = yaml.safe_load(server_configuration(HOST, control_plane(), CERTIFICATE, "one: two", "'three'"))
+    found = yaml.safe_load(server_configuration(HOST, control_plane(), "one: two", "'three'"))
     assert found["token"] == "one: two"
     assert found["agent-token"] == "'three'"
     assert found["tls-san"] == ["10.0.145.116", "k3s-api"]
@@ -235,8 +230,7 @@ def test_a_server_certificate_without_names_is_refused() -> None:
             common_name="gl8",
             usage=CertificateUsage.SERVER,
             alternative_names=(),
-            directory="/etc",
-            file_name="server",
+            files=CertificateFiles("/etc", "server"),
         )
 
 

@@ -127,7 +127,8 @@ def test_a_container_keeps_the_template_and_the_key_it_was_made_with(school: Rec
 def test_protected_is_what_holds_data_and_nothing_else(school: RecordingMonitor) -> None:
     protected = [resource for resource in school.registered() if resource.request.protect]
     containers = [f"{machine}-container" for machine in DATA_MACHINES]
-    assert names(protected) == sorted([*containers, "postgres-cluster", "postgres-namespace"])
+    tokens = ["k3s-agent-token", "k3s-token"]
+    assert names(protected) == sorted([*containers, *tokens, "postgres-cluster", "postgres-namespace"])
 
 
 def test_nothing_is_protected_where_the_stack_says_so(unprotected: RecordingMonitor) -> None:
@@ -475,7 +476,11 @@ def test_servers_keep_their_state_in_the_datastore_and_prove_who_they_are(school
 
 def test_only_k3s_servers_may_connect_to_the_datastore(school: RecordingMonitor) -> None:
     variables = school.named("datastore-postgresql").variables
-    assert variables["client_addresses"].split() == ["10.0.145.110", "10.0.145.111"]
+    assert variables["access_rules"].splitlines() == [
+        "local all postgres peer",
+        "hostssl k3s k3s 10.0.145.110/32 cert clientcert=verify-full",
+        "hostssl k3s k3s 10.0.145.111/32 cert clientcert=verify-full",
+    ]
     assert variables["listen_address"] == "10.0.145.113"
 
 

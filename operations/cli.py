@@ -11,10 +11,12 @@ from rich.console import Console
 from lab.cli import app as lab
 from lab.errors import LabError
 from operations import bench as measurements
+from operations.preview_comment import preview_comment
 from operations.psql import open_psql
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(lab, name="lab")
+app.command("preview-comment")(preview_comment)
 
 
 @app.callback()

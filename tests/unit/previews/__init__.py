@@ -1,0 +1,1 @@
+"""Event logs of real previews, and what shortens them."""

@@ -15,6 +15,7 @@ import subprocess
 import threading
 from typing import Final
 
+from lab.engine.command_output import Output, failure_text
 from lab.engine.provider import (
     UNKNOWN,
     Call,
@@ -26,8 +27,9 @@ from lab.engine.provider import (
     Values,
     serve,
 )
-from lab.engine.ssh import Connection, Output, Session, SshError, failure_text
 
+SDK_MODULES: Final = ("pulumi_command.local", "pulumi_command.remote")
+"""Where the properties of the types are described."""
 PREVIOUS_OUTPUTS: Final = {"PULUMI_COMMAND_STDOUT": "stdout", "PULUMI_COMMAND_STDERR": "stderr"}
 LOGGED_STREAMS: Final = {
     None: ("stdout", "stderr"),
@@ -119,6 +121,9 @@ class RemoteCommand(_Command):
         return {**inputs, "connection": {**CONNECTION_DEFAULTS, **connection}}
 
     def run(self, call: Call, command: str, inputs: Values, state: Values) -> Output:
+        # Only here: most runs change nothing, and paramiko takes longer to load than they take to be checked.
+        from lab.engine.ssh import Connection, Session, SshError
+
         connection = inputs["connection"]
 
         def refused(variable: str) -> None:
@@ -237,5 +242,10 @@ def provider() -> Provider:
     )
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Serve the provider until the engine ends it."""
     serve(provider())
+
+
+if __name__ == "__main__":
+    main()

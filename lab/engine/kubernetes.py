@@ -11,7 +11,7 @@ import importlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from lab.engine import kubernetes_awaits as awaits
@@ -47,6 +47,8 @@ from lab.engine.provider import (
     structural_diff,
 )
 
+SDK_MODULES: Final = ("pulumi_kubernetes.batch.v1", "pulumi_kubernetes.core.v1", "pulumi_kubernetes.helm.v3")
+"""Where the properties of the commonest types are described; worth having before the first object comes."""
 NEW_KIND_SECONDS: Final = 45.0
 """How long a create waits for a kind, a namespace or a webhook that another resource has only just installed."""
 REACH_SECONDS: Final = 30.0
@@ -550,9 +552,9 @@ def _forced(call: Call, inputs: Values) -> bool:
     return objects.is_true(inputs, objects.PATCH_FORCE) or _setting(call, "enablePatchForce")
 
 
-def main(run: Callable[[Provider], None] = serve) -> None:
+def main() -> None:
     """Serve the provider until the engine ends it."""
-    run(KubernetesProvider())
+    serve(KubernetesProvider())
 
 
 if __name__ == "__main__":

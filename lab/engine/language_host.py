@@ -19,15 +19,17 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
 from google.protobuf import empty_pb2
 from pulumi.runtime.proto import language_pb2, language_pb2_grpc, plugin_pb2
 
+from lab.engine import forked
 from lab.engine.provider import MAX_MESSAGE_BYTES, watch_parent
 
 EXECUTOR: Final = Path(__file__).with_name("executor.py")
+EXECUTOR_MODULE: Final = "lab.engine.executor"
 USER_HAS_BEEN_TOLD: Final = 32
 STOP_SECONDS: Final = 5.0
 """How long an interrupted program has to end before it is killed."""
@@ -60,7 +62,61 @@ def python_command(info: language_pb2.ProgramInfo) -> tuple[list[str], dict[str,
     return [str(python)], environment
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+class Process(Protocol):
+    """What the language host needs of a program that runs: the part of :class:`subprocess.Popen` that a fork has too."""
+
+    def poll(self) -> int | None:
+        """The exit status (minus the signal that ended it); ``None`` while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; returns the status. Raises :class:`subprocess.TimeoutExpired`."""
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal; a process that has ended gets none."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
+class ForkedProgram:
+    """A program that runs in a fork of the warm process (see :mod:`lab.engine.forked`).
+
+    Raises :class:`OSError` or :class:`lab.engine.forked.NoWarmProcess` if the warm process is gone.
+    """
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], directory: str) -> None:
+        self._connection = forked.connect(forked.warm_process)
+        self._ended = threading.Event()
+        self._status = -signal.SIGKILL
+        with open(os.devnull, "rb") as nothing:
+            streams = (nothing.fileno(), *forked.STANDARD_STREAMS[1:])
+            forked.request(self._connection, EXECUTOR_MODULE, arguments, environment, directory, streams)
+        threading.Thread(target=self._watch, name="program-watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        status = forked.status_of(self._connection)
+        if status is not None:  # otherwise the warm process has been killed, and its forks with it
+            self._status = status
+        self._ended.set()
+        self._connection.close()
+
+    def poll(self) -> int | None:
+        return self._status if self._ended.is_set() else None
+
+    def wait(self, timeout: float | None = None) -> int:
+        if not self._ended.wait(timeout):
+            raise subprocess.TimeoutExpired(EXECUTOR_MODULE, timeout or 0)
+        return self._status
+
+    def send_signal(self, sig: int) -> None:
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            self._connection.send(bytes([sig]))
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _end(process: Process) -> None:
     """Interrupt a program, and kill it if it takes longer than :data:`STOP_SECONDS`."""
     if process.poll() is not None:
         return
@@ -78,7 +134,7 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
     def __init__(self, engine: str = "") -> None:
         self._engine = engine
         self._cancelled = threading.Event()
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._running: set[Process] = set()
         self._lock = threading.Lock()
 
     # About the host.
@@ -130,8 +186,7 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
         python, environment = self._python(request.info, context)
         environment["PULUMI_CONFIG"] = json.dumps(dict(request.config))
         environment["PULUMI_CONFIG_SECRET_KEYS"] = json.dumps(list(request.configSecretKeys))
-        # -P keeps this package's directory off the program's module path; -u shows its output as it is written.
-        command = [*python, "-u", "-P", str(EXECUTOR)]
+        arguments = []
         for option, value in (
             ("monitor", request.monitor_address),
             ("engine", self._engine),
@@ -144,10 +199,9 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
             ("parallel", str(request.parallel)),
         ):
             if value:
-                command.append(f"--{option}={value}")
-        command += ["--", request.info.entry_point, *request.args]
-        # The engine reads this process's output; the program writes to the same place.
-        process = subprocess.Popen(command, env=environment, cwd=request.pwd or None, stdin=subprocess.DEVNULL)
+                arguments.append(f"--{option}={value}")
+        arguments += ["--", request.info.entry_point, *request.args]
+        process = self._start(python, arguments, environment, request.pwd or os.getcwd())
         context.add_callback(lambda: threading.Thread(target=_end, args=(process,), daemon=True).start())
         status = self._wait(process)
         if status == 0:
@@ -199,8 +253,20 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
 
     # Inner workings.
 
+    @staticmethod
+    def _start(
+        python: Sequence[str], arguments: Sequence[str], environment: Mapping[str, str], directory: str
+    ) -> Process:
+        """Start a program. The engine reads this process's output; the program writes to the same place."""
+        own = Path(python[0]).parent.samefile(Path(sys.executable).parent)
+        if own and forked.warm_process:
+            return ForkedProgram(arguments, environment, directory)
+        # -P keeps this package's directory off the program's module path; -u shows its output as it is written.
+        command = [*python, "-u", "-P", str(EXECUTOR), *arguments]
+        return subprocess.Popen(command, env=environment, cwd=directory, stdin=subprocess.DEVNULL)
+
     @contextlib.contextmanager
-    def _tracked(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+    def _tracked(self, process: Process) -> Iterator[None]:
         with self._lock:
             self._running.add(process)
         if self._cancelled.is_set():
@@ -211,7 +277,7 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
             with self._lock:
                 self._running.discard(process)
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> int:
+    def _wait(self, process: Process) -> int:
         with self._tracked(process):
             return process.wait()
 

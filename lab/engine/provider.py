@@ -12,8 +12,11 @@ A stand-in defines one :class:`Resource` subclass per type and starts with::
     class Kubernetes(Provider):
         def configure(self, config: Values) -> None: ...
 
-    if __name__ == "__main__":
+    def main() -> None:
         serve(Kubernetes("kubernetes", {"kubernetes:core/v1:ConfigMap": ConfigMap()}, package="pulumi_kubernetes"))
+
+The plugin's executable runs ``main`` (:mod:`lab.engine.launchers`), in a fork of a process that is warm already
+(:mod:`lab.engine.warm`); a module's ``SDK_MODULES`` are loaded before.
 
 What a resource sees are plain Python values (dict, list, str, float, bool, None) under their wire names (camelCase):
 secrets are taken off before and put back after a call (an output is secret where the input at the same path was, where

@@ -34,6 +34,8 @@ from lab.engine.provider import (
 )
 from lab.engine.pve_client import AuthenticationFailed, Credentials, NotThere, PveClient, PveError
 
+SDK_MODULES: Final = ("pulumi_proxmoxve", "pulumi_proxmoxve.download")
+"""Where the properties of the types are described."""
 API_TOKEN: Final = re.compile(r"^\S+@\S+!\S+=[0-9a-fA-F-]{36}$")
 REBOOT_SECONDS: Final = 300
 LOCK_SECONDS: Final = 60
@@ -962,5 +964,10 @@ class DownloadedFile(Resource):
         return None
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Serve the provider until the engine ends it."""
     serve(ProxmoxProvider())
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ Errors keep the wording of the real provider: ``received an HTTP 500 response - 
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import ssl
@@ -62,12 +63,18 @@ class PveClient:
         self._base = parts.path.rstrip("/") + "/api2/json"
         self._credentials = credentials
         self._cancelled = cancelled
-        self._context = ssl.create_default_context()
-        if insecure:
-            self._context.check_hostname = False
-            self._context.verify_mode = ssl.CERT_NONE
+        self._insecure = insecure
         self._lock = threading.Lock()
         self._ticket: tuple[str, str] | None = None
+
+    @functools.cached_property
+    def _context(self) -> ssl.SSLContext:
+        """Made for the first request: reading all authorities takes longer than a whole run that sends none."""
+        context = ssl.create_default_context()
+        if self._insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
 
     def get(self, path: str, **parameters: Any) -> Any:
         """GET; returns the answer's ``data``."""

@@ -13,6 +13,8 @@ import bcrypt
 
 from lab.engine.provider import Call, InputError, Provider, ProviderError, Resource, Values, contains_unknown, serve
 
+SDK_MODULES: Final = ("pulumi_random",)
+"""Where the properties of the types are described."""
 LOWER: Final = "abcdefghijklmnopqrstuvwxyz"
 UPPER: Final = LOWER.upper()
 DIGITS: Final = "0123456789"
@@ -164,5 +166,10 @@ def provider() -> Provider:
     )
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Serve the provider until the engine ends it."""
     serve(provider())
+
+
+if __name__ == "__main__":
+    main()

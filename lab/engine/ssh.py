@@ -19,6 +19,8 @@ from typing import Any, Final
 
 import paramiko
 
+from lab.engine.command_output import Output, failure_text
+
 FIRST_PAUSE_SECONDS: Final = 0.1
 PAUSE_GROWTH: Final = 1.5
 LONGEST_PAUSE_SECONDS: Final = 5.0
@@ -52,16 +54,6 @@ class Connection:
     """How many failed dials are allowed; -1: without limit."""
     per_dial_timeout_seconds: int = 15
     """Limit of one TCP connection attempt; 0: none."""
-
-
-@dataclass
-class Output:
-    """What a command wrote."""
-
-    stdout: bytearray = field(default_factory=bytearray)
-    stderr: bytearray = field(default_factory=bytearray)
-    both: bytearray = field(default_factory=bytearray)
-    """Both streams in the order of arrival."""
 
 
 def parse_host_key(text: str) -> paramiko.PKey:
@@ -308,18 +300,6 @@ class CommandFailed(SshError):
 
     def __init__(self, reason: str, command: str, output: Output) -> None:
         super().__init__(failure_text(reason, command, output.both))
-
-
-def failure_text(reason: str, command: str, both: bytes | bytearray) -> str:
-    """Text of a failed command, local or remote."""
-    return f"{reason}: running {go_quote(command)}:\n{bytes(both).decode(errors='replace')}"
-
-
-def go_quote(text: str) -> str:
-    """``text`` in double quotes as Go's %q writes it."""
-    escapes = {"\n": "\\n", "\t": "\\t", "\r": "\\r", '"': '\\"', "\\": "\\\\", "\a": "\\a", "\b": "\\b", "\f": "\\f"}
-    escapes["\v"] = "\\v"
-    return '"' + "".join(escapes.get(c) or (c if c.isprintable() else f"\\x{ord(c):02x}") for c in text) + '"'
 
 
 def _no_key() -> paramiko.PKey:

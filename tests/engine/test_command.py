@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lab.engine.ssh import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, PAUSE_GROWTH, go_quote
+from lab.engine.command_output import go_quote
+from lab.engine.ssh import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, PAUSE_GROWTH
 
 if TYPE_CHECKING:
     from tests.engine.conftest import SshServer, Stack

@@ -34,6 +34,10 @@ nodeLeaseDurationSeconds: 16"""
 """A kubelet renews its lease four times in its duration, so every 4 s: three may be missed before the 16 s above are
 over. With the default duration of 40 s a single missed one would be enough."""
 
+KUBE_PROXY_ARGUMENTS: Final = ("nodeport-addresses=127.0.0.0/8",)
+"""Every service address also gets a port on all nodes, which knows nothing of the service's source ranges, and which hides
+a pod that comes through it from network policies. Nothing here uses it: nodes answer it to themselves only."""
+
 API_SERVER_ARGUMENTS: Final = ("default-not-ready-toleration-seconds=30", "default-unreachable-toleration-seconds=30")
 """Pods without a state of their own start elsewhere 30 s after their node is given up, not after 5 minutes."""
 
@@ -85,6 +89,7 @@ def server_settings(args: K3sControlPlaneArgs) -> dict[str, Any]:
         "write-kubeconfig-mode": "0600",
         "kube-apiserver-arg": list(API_SERVER_ARGUMENTS),
         "kube-controller-manager-arg": list(CONTROLLER_MANAGER_ARGUMENTS),
+        "kube-proxy-arg": list(KUBE_PROXY_ARGUMENTS),
     }
 
 
@@ -102,6 +107,7 @@ def worker_configuration(host: Host, endpoint: str, ca_hash: str, agent_token: s
             "token": f"K10{ca_hash}::node:{agent_token}",
             "node-name": host.name,
             "node-ip": host.address,
+            "kube-proxy-arg": list(KUBE_PROXY_ARGUMENTS),
         },
         sort_keys=False,
     )

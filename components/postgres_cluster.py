@@ -12,10 +12,14 @@ import pulumi
 import pulumi_kubernetes as kubernetes
 import pulumi_random as random
 
+from components.network_policies import restrict_connections
 from components.operators.interface import Database, DatabaseRequest, PostgresOperator
 from components.operators.zalando import ZalandoOperator
 
 NAMESPACE: Final = "postgres"
+NAMESPACE_LABELS: Final[Mapping[str, str]] = {"pod-security.kubernetes.io/enforce": "baseline"}
+"""No pod of the namespace may be privileged, use its node's network or see its node's files: on these machines that would
+be root on the Proxmox host. The stricter level "restricted" asks for what the operator cannot set in its pods."""
 
 
 class OperatorKind(StrEnum):
@@ -38,7 +42,7 @@ class PostgresClusterArgs:
 
 
 class PostgresCluster(pulumi.ComponentResource):
-    """A highly available PostgreSQL with poolers, reached at three fixed addresses.
+    """A highly available PostgreSQL with poolers, reached at three fixed addresses and by nobody who need not reach it.
 
     Which operator does it is one argument; everything else, and everything the component gives back, stays the same.
     Volumes and passwords survive the deletion of the cluster. Does not back anything up: see ``SmbBackup``.
@@ -63,16 +67,24 @@ class PostgresCluster(pulumi.ComponentResource):
         super().__init__("school:index:PostgresCluster", name, summary, opts)
         namespace = kubernetes.core.v1.Namespace(
             f"{name}-namespace",
-            metadata={"name": NAMESPACE},
+            metadata={"name": NAMESPACE, "labels": dict(NAMESPACE_LABELS)},
             opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True, protect=request.protect_data),
         )
-        self.namespace = namespace.metadata["name"]
+        # Comes when the namespace is there, and is known in a preview before that: policies can read what depends on it.
+        self.namespace = namespace.urn.apply(lambda _: NAMESPACE)
         passwords = {user: self._password(name, user) for user in request.users}
         self.database = OPERATORS[args.operator].deploy(
             name,
             request,
             namespace=self.namespace,
             passwords=passwords,
+            parent=self,
+        )
+        restrict_connections(
+            name,
+            self.database.pods,
+            namespace=self.namespace,
+            allowed_sources=request.allowed_sources,
             parent=self,
         )
 

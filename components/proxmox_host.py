@@ -13,7 +13,11 @@ import pulumi_proxmoxve as proxmoxve
 from components.remote import Host, run_script
 
 NEEDED_MODULES: Final = ("overlay", "br_netfilter", "nf_conntrack")
-OPTIONAL_MODULES: Final = ("vxlan", "ip_tables", "iptable_nat", "iptable_filter")
+OPTIONAL_MODULES: Final = (
+    *("vxlan", "ip_tables", "iptable_nat", "iptable_filter"),
+    # Network policies.
+    *("ip_set", "ip_set_hash_ip", "ip_set_hash_net", "xt_set", "xt_physdev", "xt_NFLOG"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,6 +15,8 @@ from policy.rule import ResourcePolicy
 
 K3S_VERSION: Final = re.compile(r"v\d+\.\d+\.\d+\+k3s\d+")
 BUNDLED_PARTS: Final = ("servicelb", "traefik")
+OWN_NETWORK: Final = "127.0.0.0/8"
+"""Addresses at which a machine reaches only itself."""
 
 
 def _k3s_version_exact(control_plane: Resource) -> Iterator[str]:
@@ -74,4 +76,25 @@ K3S_CERTIFICATE_NAMES_ADDRESS: Final = ResourcePolicy(
     check=_certificate_names_address,
 )
 
-POLICIES: Final = (K3S_VERSION_EXACT, K3S_BUNDLED_PARTS_OFF, K3S_CERTIFICATE_NAMES_ADDRESS)
+
+def _node_ports_closed(control_plane: Resource) -> Iterator[str]:
+    arguments = control_plane.list("serverSettings", "kube-proxy-arg")
+    given = [str(argument).partition("=") for argument in arguments]
+    networks = [value for name, _, value in given if name == "nodeport-addresses"]
+    # Absent, every address of the machine answers.
+    if networks != [OWN_NETWORK]:
+        yield f"{control_plane.name} answers node ports at {', '.join(networks) or 'every address'}; allowed is {OWN_NETWORK}."
+
+
+K3S_NODE_PORTS_CLOSED: Final = ResourcePolicy(
+    "k3s-node-ports-closed",
+    of=(vocabulary.CONTROL_PLANE_COMPONENT,),
+    description="No machine answers for a service at a port of its own.",
+    why="Kubernetes opens such a port on every machine for each service address. It knows no source ranges, and whoever comes "
+    "through it looks like a machine to the network policies: everybody who reaches a machine reaches the database.",
+    remedy=f"Keep nodeport-addresses={OWN_NETWORK} in kube-proxy-arg in components/k3s_control_plane.py.",
+    severity=Severity.HIGH,
+    check=_node_ports_closed,
+)
+
+POLICIES: Final = (K3S_VERSION_EXACT, K3S_BUNDLED_PARTS_OFF, K3S_CERTIFICATE_NAMES_ADDRESS, K3S_NODE_PORTS_CLOSED)

@@ -271,6 +271,7 @@ POLICIES: Final[tuple[ResourcePolicy | PlanPolicy, ...]] = (
     DATABASE_WITHOUT_ROOT,
     WORKLOAD_NO_SERVICE_ACCOUNT_TOKEN,
     RBAC_LEAST,
+    NAMESPACE_POD_SECURITY,
     *exact_versions.POLICIES,
     *k3s.POLICIES,
     *machine_rights.POLICIES,

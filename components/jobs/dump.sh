@@ -11,6 +11,13 @@ fail() {
 stamp=$(date -u +%Y%m%dT%H%M%SZ)
 mkdir -p "$stamp"
 
+# The database lets a new pod in only when the machine it runs on knows the pod's address.
+tries=0
+until pg_isready -q; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 60 ] || fail "the database at $PGHOST does not accept connections; see 'kubectl -n postgres get postgresql'"
+    sleep 1
+done
 server=$(psql -XAtq -d postgres -c 'show server_version') ||
     fail "the database at $PGHOST does not answer; see 'kubectl -n postgres get postgresql'"
 pg_dumpall --globals-only --file="$stamp/globals.sql" || fail "the roles could not be dumped"

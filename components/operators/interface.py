@@ -65,6 +65,20 @@ class DatabaseRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DatabasePods:
+    """The pods of a cluster and those who work with them, as network policies see them."""
+
+    member_labels: Mapping[str, str]
+    """Labels that every member has, and no other pod of the namespace."""
+    pooler_labels: Mapping[str, str]
+    """Labels that every pooler has, and no other pod of the namespace."""
+    operator_namespace: str
+    """Namespace of the operator."""
+    coordination_port: int
+    """TCP port at which members and operator ask each other who leads."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Database:
     """What the rest of the program may know of a running cluster."""
 
@@ -78,6 +92,8 @@ class Database:
     """Folder of those programs in the image."""
     ready: Sequence[pulumi.Resource]
     """What has to be finished before somebody connects."""
+    pods: DatabasePods
+    """Which pods belong to it."""
 
 
 class PostgresOperator(Protocol):

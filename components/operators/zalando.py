@@ -14,7 +14,7 @@ import pulumi_kubernetes as kubernetes
 
 from components.charts import install_chart
 from components.metallb_pool import move_away_tolerations
-from components.operators.interface import Database, DatabaseRequest
+from components.operators.interface import Database, DatabasePods, DatabaseRequest
 from versions import POOLER_IMAGE, SPILO_IMAGE, ZALANDO_OPERATOR
 
 OPERATOR_NAMESPACE: Final = "postgres-operator"
@@ -22,6 +22,8 @@ SPILO_USER_ID: Final = 101
 SPILO_GROUP_ID: Final = 103
 """Who PostgreSQL runs as in the Spilo image."""
 
+PATRONI_PORT: Final = 8008
+"""Patroni's interface for the other members and the operator."""
 PATRONI_TTL_SECONDS: Final = 20
 """Patroni's own minimum. A dead primary is replaced after this long; measured 22 s from power cut to the next write."""
 PATRONI_LOOP_WAIT_SECONDS: Final = 2
@@ -125,6 +127,16 @@ def address_annotations(address: str, address_pool: str) -> dict[str, str]:
     return {"metallb.io/loadBalancerIPs": address, "metallb.io/address-pool": address_pool}
 
 
+def database_pods(cluster_name: str) -> DatabasePods:
+    """The operator's pods by the labels it gives them."""
+    return DatabasePods(
+        member_labels={"application": "spilo", "cluster-name": cluster_name},
+        pooler_labels={"application": "db-connection-pooler", "connection-pooler": f"{cluster_name}-pooler"},
+        operator_namespace=OPERATOR_NAMESPACE,
+        coordination_port=PATRONI_PORT,
+    )
+
+
 def credentials_secret_name(user: str, cluster_name: str) -> str:
     """Name of the Secret in which the operator looks for a role's password before it makes one up."""
     return f"{user.replace('_', '-')}.{cluster_name}.credentials.postgresql.acid.zalan.do"
@@ -182,6 +194,7 @@ class ZalandoOperator:
             client_image=SPILO_IMAGE,
             client_directory=f"/usr/lib/postgresql/{request.version}/bin",
             ready=(cluster, pooler),
+            pods=database_pods(request.cluster_name),
         )
 
     @staticmethod
@@ -232,10 +245,7 @@ class ZalandoOperator:
             spec={
                 "type": "LoadBalancer",
                 "load_balancer_source_ranges": list(request.allowed_sources),
-                "selector": {
-                    "application": "db-connection-pooler",
-                    "connection-pooler": f"{request.cluster_name}-pooler",
-                },
+                "selector": dict(database_pods(request.cluster_name).pooler_labels),
                 "ports": [{"name": "postgresql", "port": 5432, "target_port": 5432}],
             },
             # The poolers are the operator's work: their pods come with the cluster.

@@ -105,6 +105,9 @@ func (n *node) start(ctx context.Context, s *supervisor) error {
 	s.start(component{name: "kube-proxy", args: n.kubeProxyArgs()})
 	s.start(component{name: "flanneld", ready: n.hasPodNetwork, env: []string{"NODE_NAME=" + n.config.NodeName},
 		args: []string{"--kubeconfig-file=" + n.kubeconfig("k3scontroller"), "--iface=" + n.config.NodeIP, "--net-config-path=" + flannelConf}})
+	if !n.settings.DisableNetworkPolicy {
+		s.start(component{name: "kube-router", ready: n.hasAddress, args: n.kubeRouterArgs()})
+	}
 	go keepCNI(ctx, s.fail)
 	go newProvisioner(n.client, n.config.NodeName).run(ctx)
 	return nil
@@ -246,6 +249,14 @@ func (n *node) kubeProxyArgs() []string {
 		"conntrack-tcp-timeout-established": "0s",
 		"conntrack-tcp-timeout-close-wait":  "0s",
 	}, n.config.KubeProxyArgs)
+}
+
+func (n *node) kubeRouterArgs() []string {
+	return componentArgs(map[string]string{
+		"kubeconfig":               n.kubeconfig("k3scontroller"),
+		"hostname-override":        n.config.NodeName,
+		"service-cluster-ip-range": n.settings.ServiceCIDR,
+	}, nil)
 }
 
 func containerdUp(context.Context) bool { return unixUp(containerdSock) }

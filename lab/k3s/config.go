@@ -52,6 +52,8 @@ type Config struct {
 	ClusterDNS     string
 	ClusterDomain  string
 
+	DisableNetworkPolicy bool
+
 	KubeletArgs           []string
 	KubeProxyArgs         []string
 	APIServerArgs         []string
@@ -154,7 +156,7 @@ var settings = map[string]setting{
 	"kube-apiserver-arg":          {"server", list(func(c *Config) *[]string { return &c.APIServerArgs }, false)},
 	"kube-controller-manager-arg": {"server", list(func(c *Config) *[]string { return &c.ControllerManagerArgs }, false)},
 	"kube-scheduler-arg":          {"server", list(func(c *Config) *[]string { return &c.SchedulerArgs }, false)},
-	"disable-network-policy":      {"server", absent(true, "network policy controller")},
+	"disable-network-policy":      {"server", func(c *Config, v []string) (err error) { c.DisableNetworkPolicy, err = truth(v); return err }},
 	"disable-cloud-controller":    {"server", absent(true, "cloud controller")},
 	"disable-helm-controller":     {"server", absent(true, "Helm controller")},
 }

@@ -61,6 +61,18 @@ func TestDropInsReplaceAndAppend(t *testing.T) {
 	}
 }
 
+func TestNetworkPoliciesAreOnUnlessTurnedOff(t *testing.T) {
+	for yaml, want := range map[string]bool{serverYAML: false, serverYAML + "disable-network-policy: true\n": true} {
+		c, err := configOf(t, roleServer, yaml)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.DisableNetworkPolicy != want {
+			t.Errorf("%t, want %t, from:\n%s", c.DisableNetworkPolicy, want, yaml)
+		}
+	}
+}
+
 func TestConfigRefusals(t *testing.T) {
 	agent := "server: https://10.0.145.116:6443\ntoken: t\n"
 	for name, try := range map[string]struct{ role, yaml, says string }{

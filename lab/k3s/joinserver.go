@@ -50,10 +50,12 @@ const (
 
 // joinSettings are what an agent learns from the server that it joins.
 type joinSettings struct {
-	ClusterCIDR    string `json:"clusterCIDR"`
-	ClusterDNS     string `json:"clusterDNS"`
-	ClusterDomain  string `json:"clusterDomain"`
-	FlannelBackend string `json:"flannelBackend"`
+	ClusterCIDR          string `json:"clusterCIDR"`
+	ServiceCIDR          string `json:"serviceCIDR"`
+	ClusterDNS           string `json:"clusterDNS"`
+	ClusterDomain        string `json:"clusterDomain"`
+	FlannelBackend       string `json:"flannelBackend"`
+	DisableNetworkPolicy bool   `json:"disableNetworkPolicy"`
 }
 
 // joinServer answers agents: it checks their secret and signs their certificates.

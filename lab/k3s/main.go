@@ -1,5 +1,5 @@
-// Command k3s is the lab's stand-in for the K3s release: upstream Kubernetes, kine and flannel in one binary that
-// takes the same commands, configuration file and tokens, and keeps its files in the same places.
+// Command k3s is the lab's stand-in for the K3s release: upstream Kubernetes, kine, flannel and kube-router's network
+// policies in one binary that takes the same commands, configuration file and tokens, and keeps its files in the same places.
 package main
 
 import (
@@ -50,7 +50,8 @@ var components = map[string]func() int{
 		err := kineapp.New().Run(os.Args)
 		return report("", err)
 	},
-	"flanneld": func() int { return report("", flanneld(os.Args[1:])) },
+	"flanneld":    func() int { return report("", flanneld(os.Args[1:])) },
+	"kube-router": func() int { return report("", kubeRouter(os.Args[1:])) },
 }
 
 const usage = `usage: k3s COMMAND

@@ -46,4 +46,5 @@ const (
 	apiPort        = 6443
 	localAPI       = "https://127.0.0.1:6443" // a server's own API
 	balancerListen = "127.0.0.1:6444"         // an agent's balancer over all servers
+	nodePorts      = "30000-32767"            // where every node answers for services that ask for it
 )

@@ -163,7 +163,10 @@ func writeServerFiles(c *Config, data bootstrapData, secret, agents string) erro
 	if err := writePasswords(secret, agents); err != nil {
 		return err
 	}
-	settings, err := json.Marshal(joinSettings{ClusterCIDR: c.ClusterCIDR, ClusterDNS: c.ClusterDNS, ClusterDomain: c.ClusterDomain, FlannelBackend: c.FlannelBackend})
+	settings, err := json.Marshal(joinSettings{
+		ClusterCIDR: c.ClusterCIDR, ServiceCIDR: c.ServiceCIDR, ClusterDNS: c.ClusterDNS, ClusterDomain: c.ClusterDomain,
+		FlannelBackend: c.FlannelBackend, DisableNetworkPolicy: c.DisableNetworkPolicy,
+	})
 	if err != nil {
 		return err
 	}
@@ -232,7 +235,7 @@ func apiServerArgs(c *Config) []string {
 		"advertise-address":                  c.NodeIP,
 		"secure-port":                        fmt.Sprint(apiPort),
 		"service-cluster-ip-range":           c.ServiceCIDR,
-		"service-node-port-range":            "30000-32767",
+		"service-node-port-range":            nodePorts,
 		"allow-privileged":                   "true",
 		"anonymous-auth":                     "false",
 		"authorization-mode":                 "Node,RBAC",

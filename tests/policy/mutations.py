@@ -105,6 +105,8 @@ PROPERTIES: Final[Mapping[str, Mapping[str, Any]]] = {
     },
     # Addresses.
     "metallb-chart": {"version": "^0.15.0"},
+    "postgres-namespace": {"metadata labels pod-security.kubernetes.io/enforce": "privileged"},
+    "postgres-default-deny": {"spec policyTypes": ["Egress"]},
     "metallb-pool": {"spec addresses": ["10.0.145.200-10.0.145.210"], "spec autoAssign": ABSENT},
     "metallb-advertisement": {"spec ipAddressPools": ["another"], "metadata namespace": "another"},
     # Kubernetes.
@@ -121,6 +123,7 @@ PROPERTIES: Final[Mapping[str, Mapping[str, Any]]] = {
         "serverSettings token": "not-a-secret-any-more",
         "serverSettings kube-controller-manager-arg": [],
         "serverSettings kube-apiserver-arg": [],
+        "serverSettings kube-proxy-arg": ["nodeport-addresses=10.0.145.0/24"],
     },
     "datastore": {"accessRules": ["local all postgres peer", f"host all all {WORLD} md5"]},
     # Machines: a K3s server, the datastore's, a balancer.
@@ -220,7 +223,14 @@ OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 """Resource to resource option to what it is set to."""
 
-REMOVED: Final = ("postgres-cluster", "gl3-container", "gl10-container", "metallb-advertisement", "backup-schedule")
+REMOVED: Final = (
+    "postgres-cluster",
+    "postgres-default-deny",
+    "gl3-container",
+    "gl10-container",
+    "metallb-advertisement",
+    "backup-schedule",
+)
 """Resources whose absence is noticed."""
 
 

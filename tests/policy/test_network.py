@@ -374,6 +374,11 @@ BROKEN: list[tuple[AnyPolicy, list[Change], str]] = [
         [rules({"action": "ACCEPT"})],
         "reach SSH, the backup share, etcd, PostgreSQL, PgBouncer, the Kubernetes API, the Proxmox API (rule 0)",
     ),
+    (
+        exposure.NAMESPACE_DEFAULT_DENY,
+        [without("postgres-default-deny")],
+        "postgres-namespace has no NetworkPolicy that denies all ingress by default; allowed is a namespace with one.",
+    ),
 ]
 """Policy, what is done to the school's plan, and the sentence."""
 
@@ -451,6 +456,7 @@ KEPT: list[tuple[AnyPolicy, list[Change]]] = [
     (exposure.FIREWALL_NO_WORLD_OPEN_PORT, [rules({**SSH, "proto": "udp"}, {"action": "ACCEPT", "proto": "icmp"})]),
     (exposure.FIREWALL_NO_WORLD_OPEN_PORT, [rules({"action": "ACCEPT", "macro": "Ping"}, {"securityGroup": "web"})]),
     (exposure.FIREWALL_NO_WORLD_OPEN_PORT, [rules()]),
+    (exposure.NAMESPACE_DEFAULT_DENY, [without("postgres-members", "postgres-poolers")]),
 ]
 """Policy, and what is done to the school's plan without breaking it."""
 
@@ -487,6 +493,11 @@ UNKNOWN_YET: list[tuple[AnyPolicy, Change, str]] = [
     (service_addresses.SERVICE_ADDRESS_ONCE, primary(UNKNOWN), f"masterServiceAnnotations.{IPS} of stack"),
     (exposure.SERVICE_SOURCES_LIMITED, unknown(SERVICE, "spec", "type"), f"spec.type of {SERVICE}"),
     (exposure.FIREWALL_NO_WORLD_OPEN_PORT, rules({**SSH, "source": UNKNOWN}), "rules.0.source of firewall"),
+    (
+        exposure.NAMESPACE_DEFAULT_DENY,
+        unknown("postgres-default-deny", "spec", "podSelector"),
+        "spec.podSelector of postgres-namespace",
+    ),
 ]
 """Policy, what is not known yet, and how it is called."""
 

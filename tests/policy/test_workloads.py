@@ -20,7 +20,7 @@ DUMP = [*POD, "initContainers", 0]
 UPLOAD = [*POD, "containers", 0]
 Path = Sequence[str | int]
 
-TOPIC = (workloads.NAMESPACE_POD_SECURITY, *workloads.POLICIES)
+TOPIC = workloads.POLICIES
 
 GOOD_POD: dict[str, Any] = {
     "automountServiceAccountToken": False,
@@ -84,9 +84,8 @@ def without(pod: dict[str, Any], *path: str | int) -> dict[str, Any]:
 def test_the_school_has_no_violation(
     policy: ResourcePolicy, school_plan: list[Planned], first_plan: list[Planned]
 ) -> None:
-    if policy is not workloads.NAMESPACE_POD_SECURITY:
-        assert of_plan(policy, school_plan) == []
-        assert of_plan(policy, first_plan) == []
+    assert of_plan(policy, school_plan) == []
+    assert of_plan(policy, first_plan) == []
 
 
 @pytest.mark.parametrize("type_", vocabulary.WORKLOADS)
@@ -409,6 +408,26 @@ def test_parts_of_k3s_that_are_off(disable: Any, missing: list[str] | None, scho
 
 
 @pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nodeport-addresses=127.0.0.0/8"], None),
+        (["v=2", "nodeport-addresses=127.0.0.0/8"], None),
+        (["nodeport-addresses=10.0.145.0/24"], "10.0.145.0/24"),
+        (["nodeport-addresses=127.0.0.0/8,10.0.145.0/24"], "127.0.0.0/8,10.0.145.0/24"),
+        (["nodeport-addresses=127.0.0.0/8", "nodeport-addresses=primary"], "127.0.0.0/8, primary"),
+        (["metrics-bind-address=127.0.0.1"], "every address"),
+        ([], "every address"),
+        (None, "every address"),
+    ],
+)
+def test_machines_answer_node_ports_to_themselves_only(arguments: list[str] | None, said: str | None) -> None:
+    settings = {} if arguments is None else {"kube-proxy-arg": arguments}
+    expected = [] if said is None else [f"k3s answers node ports at {said}; allowed is 127.0.0.0/8."]
+    control_plane = planned(vocabulary.CONTROL_PLANE_COMPONENT, "k3s", serverSettings=settings)
+    assert sentences(k3s.K3S_NODE_PORTS_CLOSED, control_plane) == expected
+
+
+@pytest.mark.parametrize(
     ("names", "was"),
     [
         (["k3s-api", "k3s-api.schule.lan"], "k3s-api, k3s-api.schule.lan"),
@@ -519,6 +538,7 @@ def test_machines_that_run_kubernetes_do_not_swap(school_plan: list[Planned]) ->
         (exact_versions.CHART_VERSION_EXACT, "metallb-chart", ["version"]),
         (k3s.K3S_VERSION_EXACT, "k3s", ["version"]),
         (k3s.K3S_BUNDLED_PARTS_OFF, "k3s", ["serverSettings", "disable"]),
+        (k3s.K3S_NODE_PORTS_CLOSED, "k3s", ["serverSettings", "kube-proxy-arg"]),
         (k3s.K3S_CERTIFICATE_NAMES_ADDRESS, "k3s", ["serverSettings", "tls-san"]),
         (workloads.DATABASE_RESOURCES_SET, "postgres-cluster", ["spec", "resources"]),
         (workloads.DATABASE_WITHOUT_ROOT, "postgres-operator-chart", ["values", "configKubernetes"]),

@@ -156,6 +156,7 @@ def test_the_configuration_of_a_worker_holds_nothing_that_a_server_needs() -> No
         "token": "K10abc::node:join",
         "node-name": "gl2",
         "node-ip": "10.0.145.110",
+        "kube-proxy-arg": ["nodeport-addresses=127.0.0.0/8"],
     }
 
 

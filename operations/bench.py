@@ -7,6 +7,7 @@ directory; the lab, when it runs, is only looked at, apart from one `pulumi up` 
 from __future__ import annotations
 
 import copy
+import ctypes
 import json
 import os
 import re
@@ -55,6 +56,11 @@ _SMALLEST = 5
 _PROGRAM_FILES = ("__main__.py", "components", "settings", "credentials.py", "versions.py")
 _EXECUTORS = (b"executor.py", b"pulumi-language-python-exec")
 """What stands on the command line of the process that runs a Python program: the lab's stand-in, Pulumi's own."""
+_EXECUTOR_NAME = b"executor\n"
+"""Name of that process where it is a fork and has no command line of its own."""
+_PR_SET_CHILD_SUBREAPER = 36
+REAP_SECONDS = 5.0
+"""How long what Pulumi leaves behind may take to end by itself."""
 
 _FLOOR = """\
 import json
@@ -257,10 +263,30 @@ class Project:
         log.unlink(missing_ok=True)
         cpu, began = _children_cpu(), time.monotonic()
         _, mib = _pulumi([*words, "--event-log", str(log)], self.directory, self.environment)
-        seconds, cpu = time.monotonic() - began, _children_cpu() - cpu
+        seconds = time.monotonic() - began
+        _reap_orphans()
+        cpu = _children_cpu() - cpu
         with log.open(encoding="utf-8") as lines:
             components, resources = count_registered(lines)
         return Run(seconds=seconds, cpu_seconds=cpu, components=components, resources=resources, program_mib=mib)
+
+
+def _adopt_orphans() -> None:
+    """What outlives the Pulumi command becomes a child of this process, so that its time is counted."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise LabError(f"Processes cannot be adopted: {os.strerror(ctypes.get_errno())}.")
+
+
+def _reap_orphans() -> None:
+    """Wait for adopted processes, at most :data:`REAP_SECONDS`. Called when none of this process's own runs."""
+    deadline = time.monotonic() + REAP_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            time.sleep(0.01)
 
 
 def _children_cpu() -> float:
@@ -292,7 +318,8 @@ def _pulumi(
         process = subprocess.Popen(
             command, cwd=directory, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
-        watch = _MemoryWatch(process.pid)
+        # Below this process: what the command left behind has been adopted.
+        watch = _MemoryWatch(os.getpid())
         try:
             code = process.wait(LIMIT_SECONDS)
         except subprocess.TimeoutExpired:
@@ -339,9 +366,10 @@ class _MemoryWatch:
 def _runs_program(pid: int) -> bool:
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        name = Path(f"/proc/{pid}/comm").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return any(mark in words for mark in _EXECUTORS)
+    return name == _EXECUTOR_NAME or any(mark in words for mark in _EXECUTORS)
 
 
 def _status_kib(pid: int, name: str) -> int | None:
@@ -512,7 +540,8 @@ def repeated_up(workshop: Workshop, say: Say) -> Iterator[Figure]:
             enter = network.enter([])
             # This command measures, it does not deploy: the plan is empty, and Pulumi refuses whatever is not in it.
             plan = workshop.root / "no-changes.json"
-            guard = ["preview", "--expect-no-changes", "--save-plan", str(plan)]
+            log = workshop.root / "no-changes.log"
+            guard = ["preview", "--expect-no-changes", "--save-plan", str(plan), "--event-log", str(log)]
             try:
                 _pulumi(guard, places.REPOSITORY, given, enter)
             except LabError as error:
@@ -523,6 +552,12 @@ def repeated_up(workshop: Workshop, say: Say) -> Iterator[Figure]:
             up = ["up", "--yes", "--suppress-progress", "--plan", str(plan)]
             _pulumi(up, places.REPOSITORY, given, enter)
             ours = time.monotonic() - began
+        with log.open(encoding="utf-8") as lines:
+            components, resources = count_registered(lines)
+        say("pulumi up of as many plain resources, without changes")
+        project = workshop.floor(components, resources)
+        project.up()
+        plain = statistics.median(project.up().seconds for _ in range(REPEATS))
         say("pulumi up of an empty stack")
         project = workshop.empty()
         least = statistics.median(project.up().seconds for _ in range(REPEATS))
@@ -530,7 +565,12 @@ def repeated_up(workshop: Workshop, say: Say) -> Iterator[Figure]:
         yield Figure(group=group, name="the lab's stack", note=str(error))
         return
     yield Figure(group=group, name="the lab's stack", value=ours, unit="s", note="one run, preview included")
+    counted = f"{components + resources} of them"
+    yield Figure(
+        group=group, name="as many plain resources", value=plain, unit="s", note=f"median of {REPEATS}; {counted}"
+    )
     yield Figure(group=group, name="an empty stack", value=least, unit="s", note=f"median of {REPEATS}")
+    yield Figure(group=group, name="lab / plain resources", value=ours / plain, unit="x")
     yield Figure(group=group, name="lab / empty", value=ours / least, unit="x")
 
 
@@ -671,6 +711,7 @@ def measure(sizes: Sequence[int] = SIZES, say: Say = lambda text: None) -> Repor
     Raises :class:`LabError` when there are no tools to measure with; what cannot be measured is a row that says why.
     """
     lifecycle.require_root()
+    _adopt_orphans()
     with workshop() as (shop, sentence):
         facts = machine_facts(sentence)
         figures = [*last_deployment(), *lab_memory(), *repeated_up(shop, say), *previews(shop, sizes, say)]

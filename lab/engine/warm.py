@@ -21,6 +21,7 @@ import struct
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, NoReturn
 
@@ -217,6 +218,8 @@ def _become(request: _Request, root: str, name: str) -> NoReturn:
     os.environ.clear()
     os.environ.update(request.environment)
     sys.argv = [request.module, *request.arguments]
+    # The command line stays the warm process's; this is what tells the forks apart, in `ps -o comm` as well.
+    Path("/proc/self/comm").write_text(request.module.rpartition(".")[2])
     forked.warm_process = name
     run = _load(request.module).main
     if request.module == PROGRAM:

@@ -26,8 +26,9 @@ CHECKED_AT_UP: Final = PlanPolicy(
     description="What a preview does not know yet is checked at `pulumi up`.",
     why="The preview of something new does not know what machines will say: their keys, their certificates. A policy that "
     "needs such a value can neither agree nor refuse.",
-    remedy="Nothing has to be done: `pulumi up` applies the policy as soon as it knows the value.",
+    remedy="Nothing has to be done: `pulumi up` asks the policy again.",
     severity=Severity.LOW,
     check=_not_known,
     enforcement_level=EnforcementLevel.ADVISORY,
+    is_waivable=False,
 )

@@ -41,7 +41,8 @@ it Pulumi blots the secrets out, and policies that look into them (such as the c
 
 Some values come into being only when something is made, such as the host key of a new machine. A policy that needs such a value
 can neither agree nor refuse: the preview names it under [checked-at-up](#checked-at-up) with what it could not read, and
-passes. `pulumi up` asks the same policy again as soon as the value is known.
+passes. `pulumi up` asks the same policy again: one that looks at each resource before that resource is made, one that looks at
+the whole plan when everything is made. What is refused only then stays as it is until the next `up`.
 
 ## Waiving a policy
 
@@ -56,8 +57,9 @@ school-postgres:policyWaivers:
 ```
 
 `policy` is the name in the message. `resource` is the resource's name, `stack` for a policy of the whole plan, or `"*"` for every
-resource. `until` is the last day it holds, {days} days from today at most. Waivers that hold are shown in every report; one
-that has ended, or that is for nothing, is a violation itself ([configuration](configuration.md)).
+resource. `until` is the last day it holds, {days} days from today at most. Waivers that hold are shown in every report, and
+whether anything needs them; one that has ended, or that names what does not exist, is a violation itself
+([configuration](configuration.md)). The reports of the pack itself cannot be waived.
 
 ## Advice
 

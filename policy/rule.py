@@ -7,7 +7,7 @@ the provider's default is safe. It never catches anything: a property that is no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from typing import Final
 
 from pulumi_policy import (
@@ -39,13 +39,47 @@ def open_points() -> Mapping[str, Sequence[str]]:
     return {policy: sorted(points) for policy, points in _open_points.items()}
 
 
-def forget_open_points() -> None:
-    """Begin anew, as another preview would."""
-    _open_points.clear()
-
-
 def _note(policy: str, resource: str, error: UnknownValueError) -> None:
     _open_points.setdefault(policy, {})[f"{'.'.join(error.props)} of {resource}"] = None
+
+
+_needed_waivers: Final[dict[str, set[str]]] = {}
+
+
+def needs_waiver(policy: str, resource: str) -> bool:
+    """Whether a waiver has covered something of a policy since this process began; ``*``: for any resource."""
+    found = _needed_waivers.get(policy, set())
+    return bool(found) if resource == stack_file.EVERY_RESOURCE else resource in found
+
+
+def forget() -> None:
+    """Begin anew, as another preview would."""
+    _open_points.clear()
+    _needed_waivers.clear()
+
+
+def _judge(
+    policy: ResourcePolicy | PlanPolicy,
+    subject: str,
+    urn: str | None,
+    stack: str,
+    sentences: Iterable[str],
+    report_violation: ReportViolation,
+) -> None:
+    """Report what a check finds of one subject, or note that a waiver covers it, or what is not known."""
+    is_waived = policy.is_waivable and stack_file.of_stack(stack).is_waived(policy.name, subject)
+    try:
+        for sentence in sentences:
+            if is_waived:
+                _needed_waivers.setdefault(policy.name, set()).add(subject)
+                return
+            report_violation(message(policy.name, sentence, policy.remedy), urn)
+    except UnknownValueError as error:
+        if is_waived:
+            # What is not known may need it.
+            _needed_waivers.setdefault(policy.name, set()).add(subject)
+        else:
+            _note(policy.name, subject, error)
 
 
 class ResourcePolicy(ResourceValidationPolicy):
@@ -53,12 +87,15 @@ class ResourcePolicy(ResourceValidationPolicy):
 
     why: str
     """Why it exists, for docs/policies.md."""
+    remedy: str
+    """What to do, one sentence."""
+    is_waivable: Final = True
 
     def __init__(
         self,
         name: str,
         *,
-        of: Collection[str],
+        of: Container[str],
         description: str,
         why: str,
         remedy: str,
@@ -76,7 +113,8 @@ class ResourcePolicy(ResourceValidationPolicy):
             url=link(name),
         )
         self.why = why
-        self._of, self._check, self._remedy = of, check, remedy
+        self.remedy = remedy
+        self._of, self._check = of, check
 
     def validate(self, args: ResourceValidationArgs, report_violation: ReportViolation) -> None:
         """Report what the check finds; called by the SDK."""
@@ -84,13 +122,7 @@ class ResourcePolicy(ResourceValidationPolicy):
         if args.resource_type not in self._of:
             return
         resource = Resource.of(args)
-        if stack_file.of_stack(resource.stack).is_waived(self.name, resource.name):
-            return
-        try:
-            for sentence in self._check(resource):
-                report_violation(message(self.name, sentence, self._remedy), resource.urn)
-        except UnknownValueError as error:
-            _note(self.name, resource.name, error)
+        _judge(self, resource.name, resource.urn, resource.stack, self._check(resource), report_violation)
 
 
 class PlanPolicy(StackValidationPolicy):
@@ -98,6 +130,10 @@ class PlanPolicy(StackValidationPolicy):
 
     why: str
     """Why it exists, for docs/policies.md."""
+    remedy: str
+    """What to do, one sentence."""
+    is_waivable: bool
+    """Whether a waiver can cover it. None covers the reports of the pack itself: they are what shows waivers."""
 
     def __init__(
         self,
@@ -111,6 +147,7 @@ class PlanPolicy(StackValidationPolicy):
         of: Collection[str] = (),
         check_each: PlanResourceCheck | None = None,
         enforcement_level: EnforcementLevel | None = None,
+        is_waivable: bool = True,
     ) -> None:
         """Give either ``check``, for the plan as a whole, or ``check_each``, for every resource of the types ``of``."""
         super().__init__(
@@ -122,7 +159,8 @@ class PlanPolicy(StackValidationPolicy):
             url=link(name),
         )
         self.why = why
-        self._check, self._of, self._check_each, self._remedy = check, of, check_each, remedy
+        self.remedy, self.is_waivable = remedy, is_waivable
+        self._check, self._of, self._check_each = check, of, check_each
 
     def validate(self, args: StackValidationArgs, report_violation: ReportViolation) -> None:
         """Report what the checks find; called by the SDK. Every subject is looked at before it says what is not known."""
@@ -131,15 +169,8 @@ class PlanPolicy(StackValidationPolicy):
         plan = Plan(sorted(resources, key=lambda resource: (resource.type, len(resource.name), resource.name)))
         if not plan.resources:
             return
-        known = stack_file.of_stack(plan.resources[0].stack)
         for name, urn, sentences in self._subjects(plan):
-            if known.is_waived(self.name, name):
-                continue
-            try:
-                for sentence in sentences:
-                    report_violation(message(self.name, sentence, self._remedy), urn)
-            except UnknownValueError as error:
-                _note(self.name, name, error)
+            _judge(self, name, urn, plan.resources[0].stack, sentences, report_violation)
 
     def _subjects(self, plan: Plan) -> Iterable[tuple[str, str | None, Iterable[str]]]:
         if self._check is not None:

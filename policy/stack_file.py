@@ -21,7 +21,9 @@ from settings import NAMESPACE, AddressRange, PolicyWaiverSettings
 
 PROJECT: Final = Path(__file__).resolve().parents[1]
 LONGEST_WAIVER_DAYS: Final = 366
-"""A waiver is looked at again at least once a school year."""
+"""A waiver is looked at again at least once a school year; a longer one does not hold at all."""
+EVERY_RESOURCE: Final = "*"
+"""What a waiver says in place of a resource when it is for all of them."""
 
 
 def today() -> datetime.date:
@@ -40,11 +42,21 @@ class StackFile:
     """False when the waivers are not of the form that the program allows; then none of them holds."""
 
     def is_waived(self, policy: str, resource: str) -> bool:
-        """Whether a waiver that has not ended covers a policy for a resource."""
+        """Whether a waiver that holds covers a policy for a resource."""
         return any(
-            waiver.policy == policy and waiver.resource in (resource, "*") and waiver.until >= today()
+            waiver.policy == policy and waiver.resource in (resource, EVERY_RESOURCE) and holds(waiver)
             for waiver in self.waivers
         )
+
+
+def holds(waiver: PolicyWaiverSettings) -> bool:
+    """Whether a waiver has not ended, and is not for longer than is allowed."""
+    return today() <= waiver.until <= last_day()
+
+
+def last_day() -> datetime.date:
+    """The last day that a waiver may name today."""
+    return today() + datetime.timedelta(days=LONGEST_WAIVER_DAYS)
 
 
 @cache
@@ -55,9 +67,11 @@ def of_stack(stack: str) -> StackFile:
         return StackFile()
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError:
+    except (yaml.YAMLError, UnicodeDecodeError):
         return StackFile(is_readable=False)
-    config = dig(content, "config") or {}
+    config = dig(content, "config")
+    if not isinstance(config, Mapping):
+        return StackFile()
     dhcp_range = _dhcp_range(config.get(f"{NAMESPACE}:network"))
     try:
         waivers = TypeAdapter(tuple[PolicyWaiverSettings, ...]).validate_python(

@@ -71,17 +71,17 @@ class Judge:
 
     def of_resource(self, resource: Planned) -> Verdict:
         """What resource policies say about one resource."""
-        rule.forget_open_points()
+        rule.forget()
         return _verdict(self._analyze(resource))
 
     def of_stack(self, plan: Iterable[Planned]) -> Verdict:
         """What stack policies say about the plan as a whole."""
-        rule.forget_open_points()
+        rule.forget()
         return _verdict(self._analyze_stack(plan))
 
     def of_plan(self, plan: Sequence[Planned]) -> Verdict:
         """Everything, as a preview does it: each resource, then the plan as a whole."""
-        rule.forget_open_points()
+        rule.forget()
         found = [diagnostic for resource in plan for diagnostic in self._analyze(resource)]
         return _verdict([*found, *self._analyze_stack(plan)])
 

@@ -65,7 +65,7 @@ def test_a_waiver_holds_on_its_last_day_and_is_shown(waive: Waive, two_members: 
     assert verdict.mandatory == frozenset()
     (shown,) = verdict.violations["waivers-in-force"]
     assert "database-three-members is waived for" in shown
-    assert f"until 2027-03-01: {REASON}" in shown
+    assert f"until 2027-03-01: {REASON} Remove it" in shown
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ def test_a_waiver_holds_on_its_last_day_and_is_shown(waive: Waive, two_members: 
     [
         ({"until": "2027-02-28"}, f"ended on 2027-02-28 (its reason was: {REASON})"),
         ({"until": "2028-03-03"}, "lasts until 2028-03-03; allowed are 366 days from today"),
-        ({"policy": "database-three-member"}, "names a policy that does not exist"),
-        ({"policy": "waivers-valid"}, "names a policy that does not exist"),
+        ({"policy": "database-three-member"}, "names a policy that cannot be waived, or does not exist"),
+        ({"policy": "waivers-valid", "resource": "*"}, "names a policy that cannot be waived, or does not exist"),
         ({"resource": "postgres-clusters"}, "names a resource that is not in the plan"),
     ],
 )
@@ -116,6 +116,46 @@ def test_waivers_that_cannot_be_read_do_not_hold(waive: Waive, two_members: list
     verdict = judged(two_members)
     assert verdict.mandatory == {"database-three-members", "waivers-valid"}
     assert "no waiver holds" in verdict.violations["waivers-valid"][0]
+
+
+def test_the_pack_s_own_reports_cannot_be_waived(waive: Waive, two_members: list[Planned]) -> None:
+    reports = ("waivers-valid", "waivers-in-force")
+    waive(waiver(), *(waiver(policy=report, resource=where) for report in reports for where in ("*", "stack")))
+    verdict = judged(two_members)
+    assert verdict.mandatory == {"waivers-valid"}
+    assert "database-three-members is waived for postgres-cluster" in verdict.violations["waivers-in-force"][0]
+
+
+def test_a_waiver_for_longer_than_allowed_does_not_hold(waive: Waive, two_members: list[Planned]) -> None:
+    waive(waiver(until="2999-01-01"))
+    verdict = judged(two_members)
+    assert verdict.mandatory == {"database-three-members", "waivers-valid"}
+    assert "waivers-in-force" not in verdict.violations
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"resource": "*"}, {"resource": "stack"}, {"policy": "k3s-two-servers", "resource": "stack"}]
+)
+def test_a_waiver_that_nothing_needs_is_told(waive: Waive, school_plan: list[Planned], changes: dict[str, str]) -> None:
+    waive(waiver(**changes))
+    (shown,) = judged(school_plan).violations["waivers-in-force"]
+    assert "Nothing in this plan needs it." in shown
+
+
+def test_a_waiver_that_covers_what_is_not_known_may_be_needed(waive: Waive, school_plan: list[Planned]) -> None:
+    waive(waiver())
+    plan = with_property(school_plan, "postgres-cluster", ["spec", "numberOfInstances"], UNKNOWN)
+    assert "Nothing in this plan needs it." not in judged(plan).violations["waivers-in-force"][0]
+
+
+@pytest.mark.parametrize("content", [b"config: all", b"- config", b"", b"config:\n  a: \xe4"])
+def test_a_file_of_another_form_has_no_waivers(
+    waive: Waive, two_members: list[Planned], tmp_path: Path, content: bytes
+) -> None:
+    waive()
+    stack_file.of_stack.cache_clear()
+    (tmp_path / "Pulumi.school.yaml").write_bytes(content)
+    assert "database-three-members" in judged(two_members).mandatory
 
 
 def test_without_a_file_nothing_is_waived(waive: Waive, two_members: list[Planned]) -> None:

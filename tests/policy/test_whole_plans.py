@@ -85,6 +85,8 @@ def test_the_lab_breaks_no_policy_that_it_does_not_waive(pack: Judge, lab_plan: 
     verdict = pack.of_plan(lab_plan)
     assert {name: verdict.violations[name] for name in verdict.mandatory} == {}
     assert set(verdict.violations) <= ADVICE
+    waivers = verdict.violations["waivers-in-force"]
+    assert [waiver for waiver in waivers if "Nothing in this plan needs it." in waiver] == []
 
 
 def test_every_name_is_there_once() -> None:

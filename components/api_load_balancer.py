@@ -93,10 +93,16 @@ class ApiLoadBalancer(pulumi.ComponentResource):
 
     endpoint: str
     """URL of the Kubernetes API at the virtual address."""
+    addresses: Sequence[str]
+    """IPv4 addresses of the balancers' own machines."""
+    server_addresses: Sequence[str]
+    """IPv4 addresses of the K3s servers that they forward to."""
 
     def __init__(self, name: str, args: ApiLoadBalancerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("school:index:ApiLoadBalancer", name, {"virtualAddress": args.virtual_address}, opts)
         self.endpoint = f"https://{args.virtual_address}:6443"
+        self.addresses = [host.address for host in args.hosts]
+        self.server_addresses = list(args.server_addresses)
         for position, host in enumerate(args.hosts):
             run_script(
                 f"{name}-{host.name}",
@@ -116,4 +122,6 @@ class ApiLoadBalancer(pulumi.ComponentResource):
                 },
                 timeout_seconds=600,
             )
-        self.register_outputs({"endpoint": self.endpoint})
+        self.register_outputs(
+            {"endpoint": self.endpoint, "addresses": self.addresses, "server_addresses": self.server_addresses}
+        )

@@ -44,10 +44,13 @@ class FileShare(pulumi.ComponentResource):
     """The user's password. Secret."""
     url: str
     """Where it is, e.g. ``smb://10.0.145.113/backup``."""
+    allowed_network: str
+    """Network in CIDR form that may connect."""
 
     def __init__(self, name: str, args: FileShareArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("school:index:FileShare", name, {"address": args.host.address, "share": args.share}, opts)
         self.server, self.share, self.user = args.host.address, args.share, USER
+        self.allowed_network = args.allowed_network
         self.url = f"smb://{self.server}/{self.share}"
         password = random.RandomPassword(
             f"{name}-password", length=40, special=False, opts=pulumi.ResourceOptions(parent=self)
@@ -63,7 +66,7 @@ class FileShare(pulumi.ComponentResource):
                 "user": USER,
                 "password": self.password,
                 "folder": FOLDER,
-                "allowed_network": args.allowed_network,
+                "allowed_network": self.allowed_network,
                 "address": args.host.address,
             },
             timeout_seconds=600,
@@ -75,5 +78,6 @@ class FileShare(pulumi.ComponentResource):
                 "user": self.user,
                 "password": self.password,
                 "url": self.url,
+                "allowed_network": self.allowed_network,
             }
         )

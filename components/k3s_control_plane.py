@@ -131,11 +131,17 @@ class K3sControlPlane(pulumi.ComponentResource):
     """Kubeconfig of the cluster's admin, pointing at the virtual address. Secret."""
     node_names: Sequence[str]
     """Names of all nodes."""
+    server_addresses: Sequence[str]
+    """IPv4 addresses of the nodes that run the control plane."""
+    worker_addresses: Sequence[str]
+    """IPv4 addresses of the nodes that run pods only."""
 
     def __init__(self, name: str, args: K3sControlPlaneArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         summary = {"version": args.version, "serverSettings": server_settings(args)}
         super().__init__("school:index:K3sControlPlane", name, summary, opts)
         self.node_names = [host.name for host in (*args.servers, *args.workers)]
+        self.server_addresses = [host.address for host in args.servers]
+        self.worker_addresses = [host.address for host in args.workers]
         self._name, self._args = name, args
         token = self._secret("token", 48, protect=args.protect_data)
         agent_token = self._secret("agent-token", 48, protect=args.protect_data)
@@ -172,7 +178,14 @@ class K3sControlPlane(pulumi.ComponentResource):
             depends_on=[ready],
         )
         self.kubeconfig = pulumi.Output.secret(kubeconfig.stdout)
-        self.register_outputs({"kubeconfig": self.kubeconfig, "node_names": self.node_names})
+        self.register_outputs(
+            {
+                "kubeconfig": self.kubeconfig,
+                "node_names": self.node_names,
+                "server_addresses": self.server_addresses,
+                "worker_addresses": self.worker_addresses,
+            }
+        )
 
     def _secret(self, suffix: str, length: int, *, protect: bool = False) -> pulumi.Output[str]:
         made = random.RandomPassword(

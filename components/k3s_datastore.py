@@ -51,6 +51,8 @@ class K3sDatastore(pulumi.ComponentResource):
 
     endpoint: str
     """Connection string for K3s; holds no password, since the certificate is the credential."""
+    address: str
+    """IPv4 address of the machine it runs on."""
     authority: CertificateAuthority
     """Signs client certificates for this datastore."""
 
@@ -58,7 +60,8 @@ class K3sDatastore(pulumi.ComponentResource):
         rules = access_rules(args.client_addresses)
         summary = {"address": args.host.address, "accessRules": rules}
         super().__init__("school:index:K3sDatastore", name, summary, opts)
-        self.endpoint = f"postgres://{ROLE}@{args.host.address}:5432/{ROLE}"
+        self.address = args.host.address
+        self.endpoint = f"postgres://{ROLE}@{self.address}:5432/{ROLE}"
         self.authority = args.authority
         certificate = Certificate(
             f"{name}-server",
@@ -87,4 +90,4 @@ class K3sDatastore(pulumi.ComponentResource):
             },
             timeout_seconds=600,
         )
-        self.register_outputs({"endpoint": self.endpoint})
+        self.register_outputs({"endpoint": self.endpoint, "address": self.address})

@@ -1,6 +1,7 @@
 """Availability: the loss of any one machine is survived. Here: enough of everything, and a loss is noticed in time.
 
-Where things are, so that no two of a kind are lost together, is looked at in ``placement``.
+Where things are, so that no two of a kind are lost together, is looked at in ``placement``, and whether machines do what
+their tags say in ``roles``.
 """
 
 from __future__ import annotations
@@ -11,13 +12,34 @@ from typing import Final
 
 from pulumi_policy import EnforcementLevel, Severity
 
-from policy import placement, vocabulary
+from policy import placement, roles, vocabulary
 from policy.machines import machines, names
-from policy.resources import Machine, Plan, Resource, number
+from policy.resources import Machine, Plan, Resource, number, shown
 from policy.rule import PlanPolicy, ResourcePolicy
-from policy.zalando import is_operator_chart, operator_value, pooler_instances
+from policy.zalando import is_operator_chart, operator_releases, operator_value, pooler_instances
 
 # --- the database
+
+
+def _has_operator(database: Resource, plan: Plan) -> Iterator[str]:
+    releases = [release.name for release in operator_releases(plan)]
+    if len(releases) != 1:
+        yield (
+            f"{database.name} has {len(releases)} Helm releases of the chart {vocabulary.DATABASE_OPERATOR_CHART} "
+            f"({', '.join(releases) or 'none'}); allowed is one."
+        )
+
+
+DATABASE_HAS_OPERATOR: Final = PlanPolicy(
+    "database-has-operator",
+    description="A plan with a database has exactly one operator that looks after it, installed from its chart.",
+    why="Without an operator the object is a wish that nobody reads. Two of them undo each other's work. One that is "
+    "installed in another way, or from a chart with another name, is not seen here: no policy would look at its settings.",
+    remedy="Install it with one Helm release of the chart postgres-operator, as components/operators/zalando.py does.",
+    severity=Severity.HIGH,
+    of=(vocabulary.DATABASE,),
+    check_each=_has_operator,
+)
 
 
 def _three_members(database: Resource) -> Iterator[str]:
@@ -60,8 +82,9 @@ DATABASE_DISRUPTION_BUDGET: Final = ResourcePolicy(
 
 def _failsafe(database: Resource, plan: Plan) -> Iterator[str]:
     own = database.get("spec", "patroni", "failsafe_mode")
-    if own is False:
-        yield f"{database.name} switches Patroni's `failsafe_mode` off; allowed is true."
+    # A text such as "false" is neither.
+    if own is not None and own is not True:
+        yield f"{database.name} has Patroni's `failsafe_mode` {shown(own)}; allowed is true."
     elif own is None and operator_value(plan, "configPatroni", "enable_patroni_failsafe_mode") is not True:
         yield f"{database.name} leaves Patroni's `failsafe_mode` to its default, which is off; allowed is true."
 
@@ -319,6 +342,7 @@ MACHINE_START_ORDER: Final = PlanPolicy(
 )
 
 POLICIES: Final = (
+    DATABASE_HAS_OPERATOR,
     DATABASE_THREE_MEMBERS,
     DATABASE_DISRUPTION_BUDGET,
     DATABASE_FAILSAFE_MODE,
@@ -332,4 +356,5 @@ POLICIES: Final = (
     MACHINE_STARTS_ON_BOOT,
     MACHINE_START_ORDER,
     *placement.POLICIES,
+    *roles.POLICIES,
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from pulumi_policy import Severity
@@ -11,8 +12,16 @@ from policy import vocabulary
 from policy.pods import PodContainer, containers
 from policy.resources import Machine, Plan, Resource, dig, number, shown
 from policy.rule import PlanPolicy, ResourcePolicy
+from settings.values import SCHEDULE
 
 _JOB: Final = ("spec", "jobTemplate", "spec")
+
+_EVERY_DAY: Final = ["*", "*", "*"]
+"""Day of the month, month and day of the week of a schedule that leaves no day out."""
+_DOES_NOTHING: Final = re.compile(r"(?:\S*/)?(?:true|false|:|exit|echo|sleep)?(?:\s.*)?", re.DOTALL)
+_SHELLS: Final = frozenset({"sh", "bash", "ash", "dash"})
+_OTHER_WAYS: Final = ("PGHOSTADDR", "PGSERVICE")
+"""Variables with which libpq goes somewhere else than to PGHOST."""
 
 
 def is_backup(cron_job: Resource) -> bool:
@@ -22,8 +31,13 @@ def is_backup(cron_job: Resource) -> bool:
 
 def variable(container: PodContainer, name: str) -> Any:
     """The plain value of an environment variable; None where there is none, or where it comes from elsewhere."""
-    entries = [entry for entry in container.get("env") or () if dig(entry, "name") == name]
-    return dig(entries, 0, "value")
+    entries = [entry for entry in container.list("env") if dig(entry, "name") == name]
+    # Of two with one name, Kubernetes takes the last.
+    return dig(entries[-1], "value") if entries else None
+
+
+def _variables(container: PodContainer) -> set[str]:
+    return {str(dig(entry, "name")) for entry in container.list("env")}
 
 
 def _values(cron_job: Resource, name: str) -> list[str]:
@@ -38,17 +52,73 @@ def _backups_of(database: Resource, plan: Plan) -> list[Resource]:
     return [job for job in jobs if is_backup(job) and cluster in _values(job, "CLUSTER")]
 
 
+def _is_daily(schedule: Any) -> bool:
+    """Whether a schedule names a time of every day."""
+    return (
+        isinstance(schedule, str)
+        and re.fullmatch(SCHEDULE, schedule) is not None
+        and schedule.split()[2:] == _EVERY_DAY
+    )
+
+
+def _is_idle(container: PodContainer) -> bool:
+    """Whether a container is told to do nothing, by itself or through a shell."""
+    words = list(container.words)
+    # Absent is safe: what the image does by itself.
+    if not words:
+        return False
+    while words and (words[0].rpartition("/")[2] in _SHELLS or words[0].startswith("-")):
+        words.pop(0)
+    return _DOES_NOTHING.fullmatch(" ".join(words).strip()) is not None
+
+
 def _not_running(cron_job: Resource) -> Iterator[str]:
-    """Why a backup job would not run."""
-    schedule = cron_job.get("spec", "schedule")
+    """Why a backup job would not run, or would do nothing."""
     # Absent is safe: not suspended.
-    if cron_job.get("spec", "suspend"):
+    if cron_job.get("spec", "suspend") not in (None, False):
         yield "is suspended; allowed is `suspend` false"
-    if not isinstance(schedule, str) or len(schedule.split()) != 5:
-        yield f"has the schedule {shown(schedule)}; allowed are five fields such as 0 2 * * *"
+    if cron_job.get(*_JOB, "suspend") not in (None, False):
+        yield "starts its jobs suspended; allowed is `jobTemplate.spec.suspend` false"
+    for key in ("parallelism", "completions"):
+        count = cron_job.get(*_JOB, key)
+        # Absent is safe: one.
+        if count is not None and (number(count) or 0) < 1:
+            yield f"has `{key}` {shown(count)}, so that no pod is started; allowed is 1"
+    for container in containers(cron_job):
+        if _is_idle(container):
+            yield f"does nothing in {container.short_name}; allowed is the command that makes the backup"
+    schedule = cron_job.get("spec", "schedule")
+    if not _is_daily(schedule):
+        yield (
+            f"has the schedule {shown(schedule)}; allowed are five fields such as 0 2 * * *, with * for the day of the "
+            "month, the month and the day of the week"
+        )
     # Absent is not safe: the clock of whichever server's controller is in charge, usually UTC, so that the night moves.
     if not cron_job.get("spec", "timeZone"):
         yield "has no time zone; allowed is a name such as Europe/Berlin"
+
+
+def _aimed_elsewhere(cron_job: Resource, database: Resource) -> Iterator[str]:
+    """Why what a backup job makes would be no backup of this database."""
+    cluster, namespace = (database.get("metadata", key) for key in ("name", "namespace"))
+    host, readers = f"{cluster}.{namespace}.svc", 0
+    for container in containers(cron_job):
+        names = _variables(container)
+        if "CLUSTER" in names and variable(container, "CLUSTER") != cluster:
+            yield f"has another CLUSTER in {container.short_name}; allowed is {cluster} in all containers"
+        if not names & {"PGHOST", "DATABASES"}:
+            continue
+        readers += 1
+        for other in sorted(names.intersection(_OTHER_WAYS)):
+            yield f"sets {other} in {container.short_name}; allowed is PGHOST alone"
+        if variable(container, "PGHOST") != host:
+            yield f"connects to another host than the database in {container.short_name}; allowed is PGHOST {host}"
+    if not readers:
+        yield f"connects to no database; allowed is PGHOST {host}"
+
+
+def _running_backups(database: Resource, plan: Plan) -> Sequence[Resource]:
+    return [job for job in _backups_of(database, plan) if not list(_not_running(job))]
 
 
 def _scheduled(database: Resource, plan: Plan) -> Iterator[str]:
@@ -59,12 +129,16 @@ def _scheduled(database: Resource, plan: Plan) -> Iterator[str]:
             "names the database."
         )
         return
-    looked_at = [(job, list(_not_running(job))) for job in jobs]
-    running = [job for job, faults in looked_at if not faults]
+    running = _running_backups(database, plan)
     if not running:
-        yield from (
-            f"{job.name}, the backup of {database.name}, {fault}." for job, faults in looked_at for fault in faults
-        )
+        for job in jobs:
+            yield from (f"{job.name}, the backup of {database.name}, {fault}." for fault in _not_running(job))
+        return
+    if all(list(_aimed_elsewhere(job, database)) for job in running):
+        for job in running:
+            yield from (
+                f"{job.name}, the backup of {database.name}, {fault}." for fault in _aimed_elsewhere(job, database)
+            )
         return
     home = database.get("metadata", "namespace")
     if not any(job.get("metadata", "namespace") == home for job in running):
@@ -73,10 +147,12 @@ def _scheduled(database: Resource, plan: Plan) -> Iterator[str]:
 
 DATABASE_HAS_SCHEDULED_BACKUP: Final = PlanPolicy(
     "database-has-scheduled-backup",
-    description="Every database has a backup that runs by itself.",
+    description="Every database has a backup that runs by itself, every day, and is of this database.",
     why="Three members do not help against a deleted table: the deletion is on all three within milliseconds. A backup that "
-    "somebody has to start is a backup that was not made.",
-    remedy="Keep the SmbBackup of __main__.py, and set `backup.schedule` and `backup.timeZone`.",
+    "somebody has to start is a backup that was not made, a weekly one loses a week, and one that connects to another "
+    "database looks well until it is restored.",
+    remedy="Keep the SmbBackup of __main__.py with `host` of the database, and set `backup.schedule` to a time of every day "
+    "and `backup.timeZone`.",
     severity=Severity.CRITICAL,
     of=(vocabulary.DATABASE,),
     check_each=_scheduled,
@@ -84,12 +160,12 @@ DATABASE_HAS_SCHEDULED_BACKUP: Final = PlanPolicy(
 
 
 def _covers(database: Resource, plan: Plan) -> Iterator[str]:
-    jobs = _backups_of(database, plan)
+    jobs = [job for job in _running_backups(database, plan) if not list(_aimed_elsewhere(job, database))]
     # No backup at all is what database-has-scheduled-backup is for.
     if not jobs:
         return
     dumped = {name for job in jobs for value in _values(job, "DATABASES") for name in value.split()}
-    wanted = {*(database.get("spec", "databases") or ()), *(database.get("spec", "preparedDatabases") or ())}
+    wanted = {*database.keys("spec", "databases"), *database.keys("spec", "preparedDatabases")}
     for name in sorted(wanted - dumped):
         yield f"{database.name} has the database {name}, which is in no backup; allowed is all of them in DATABASES."
 
@@ -105,13 +181,23 @@ BACKUP_COVERS_EVERY_DATABASE: Final = PlanPolicy(
 )
 
 
+SHORTEST_RUN_SECONDS: Final = 600
+"""A backup that is ended earlier may work in the first weeks, and fails when the database has grown."""
+_LONG_ENOUGH: Final = f"{SHORTEST_RUN_SECONDS} or more"
+
 _JOB_SETTINGS: Final[tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...]] = (
     (("spec", "concurrencyPolicy"), lambda value: value == "Forbid", "Forbid"),
     # Kubernetes looks every 10 s: with less it could miss every start.
     (("spec", "startingDeadlineSeconds"), lambda value: (number(value) or 0) >= 10, "10 or more"),
     # Absent is safe: one.
     (("spec", "failedJobsHistoryLimit"), lambda value: value != 0, "1 or more"),
-    ((*_JOB, "activeDeadlineSeconds"), lambda value: (number(value) or 0) >= 1, "1 or more"),
+    ((*_JOB, "activeDeadlineSeconds"), lambda value: (number(value) or 0) >= SHORTEST_RUN_SECONDS, _LONG_ENOUGH),
+    # Absent is safe: the job's own limit holds.
+    (
+        (*_JOB, "template", "spec", "activeDeadlineSeconds"),
+        lambda value: value is None or (number(value) or 0) >= SHORTEST_RUN_SECONDS,
+        _LONG_ENOUGH,
+    ),
     ((*_JOB, "backoffLimit"), lambda value: number(value) is not None, "a number"),
     ((*_JOB, "template", "spec", "restartPolicy"), lambda value: value == "Never", "Never"),
 )
@@ -170,8 +256,7 @@ def _encrypted(cron_job: Resource) -> Iterator[str]:
     if not is_backup(cron_job):
         return
     for container in containers(cron_job):
-        names = [dig(entry, "name") for entry in container.get("env") or ()]
-        if "PGHOST" not in names and "DATABASES" not in names:
+        if not _variables(container) & {"PGHOST", "DATABASES"}:
             continue
         # Absent is not safe: libpq's default is prefer, which takes no for an answer.
         mode = variable(container, "PGSSLMODE")

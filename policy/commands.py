@@ -10,7 +10,7 @@ from pulumi_policy import Severity
 from policy import vocabulary
 from policy.resources import Plan, Resource, shown
 from policy.rule import PlanPolicy, ResourcePolicy
-from policy.secret_texts import names_a_secret, secrets_in
+from policy.secret_texts import may_be_secret, names_a_secret, secrets_in
 
 REMOTE: Final = ("command:remote:Command", "command:remote:CopyFile", "command:remote:CopyToRemote")
 """What connects to another machine."""
@@ -21,8 +21,8 @@ def _without_secret(command: Resource) -> Iterator[str]:
     for operation in ("create", "update", "delete", "interpreter", "environment"):
         for kind in secrets_in(command.get(operation)):
             yield f"{command.name} has {kind} in `{operation}`; allowed is none."
-    for name in command.get("environment") or ():
-        if names_a_secret(name):
+    for name in command.keys("environment"):
+        if names_a_secret(name) and may_be_secret(command.get("environment", name)):
             yield f"{command.name} has the secret {name} in `environment`; allowed is none."
 
 

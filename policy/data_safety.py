@@ -9,7 +9,7 @@ the program; a change that takes the protection away is refused here; and so is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from pulumi_policy import Severity
@@ -48,6 +48,7 @@ DATABASE_SYNCHRONOUS_REPLICATION: Final = ResourcePolicy(
 )
 
 _ON: Final = ("on", "true", "yes", "1")
+_OFF: Final = ("off", "false", "no", "0")
 DURABLE_VALUES: Final = {
     "fsync": _ON,
     "full_page_writes": _ON,
@@ -56,12 +57,23 @@ DURABLE_VALUES: Final = {
 """PostgreSQL parameter to the values with which an acknowledged commit is kept."""
 
 
+_PARAMETERS: Final = ("spec", "postgresql", "parameters")
+
+
+def _values_outside(database: Resource, allowed: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """A sentence for each PostgreSQL parameter that is set to something that is not allowed; absent is safe for all."""
+    for name in database.keys(*_PARAMETERS):
+        # PostgreSQL does not tell capital letters from small ones.
+        values = allowed.get(name.lower())
+        if values is None:
+            continue
+        value = database.get(*_PARAMETERS, name)
+        if shown(value).lower() not in values:
+            yield f"{database.name} has `{name}` {shown(value)}; allowed are {', '.join(values)}."
+
+
 def _durable_commits(database: Resource) -> Iterator[str]:
-    for parameter, allowed in DURABLE_VALUES.items():
-        value = database.get("spec", "postgresql", "parameters", parameter)
-        # Absent is safe: PostgreSQL has all three on.
-        if value is not None and shown(value).lower() not in allowed:
-            yield f"{database.name} has `{parameter}` {shown(value)}; allowed are {', '.join(allowed)}."
+    return _values_outside(database, DURABLE_VALUES)
 
 
 DATABASE_DURABLE_COMMITS: Final = ResourcePolicy(
@@ -73,6 +85,44 @@ DATABASE_DURABLE_COMMITS: Final = ResourcePolicy(
     remedy="Remove the parameter from `postgres.parameters`.",
     severity=Severity.CRITICAL,
     check=_durable_commits,
+)
+
+SAFE_VALUES: Final = {
+    "autovacuum": _ON,
+    "default_transaction_read_only": _OFF,
+    "ignore_checksum_failure": _OFF,
+    "ignore_invalid_pages": _OFF,
+    "session_replication_role": ("origin",),
+    "ssl": _ON,
+    "transaction_read_only": _OFF,
+    "wal_level": ("replica", "logical"),
+    "zero_damaged_pages": _OFF,
+}
+"""PostgreSQL parameter to the values with which it neither damages data nor stops the database."""
+SET_BY_SPILO: Final = ("archive_command", "restore_command", "shared_preload_libraries")
+"""PostgreSQL parameters that the image sets; another value replaces what it needs. Each may be a program that is run."""
+
+
+def _parameters_safe(database: Resource) -> Iterator[str]:
+    yield from (
+        f"{database.name} sets `{name}`; allowed is what the image sets."
+        for name in database.keys(*_PARAMETERS)
+        if name.lower() in SET_BY_SPILO
+    )
+    yield from _values_outside(database, SAFE_VALUES)
+
+
+DATABASE_PARAMETERS_SAFE: Final = ResourcePolicy(
+    "database-parameters-safe",
+    of=(vocabulary.DATABASE,),
+    description="No PostgreSQL parameter damages data, opens the connections or stops the database.",
+    why="With `zero_damaged_pages` or `ignore_checksum_failure` damage is thrown away or read as if it were data, and copied "
+    "into every backup. With `session_replication_role` foreign keys are not checked, without `autovacuum` the database "
+    "stops accepting writes some day, with `wal_level` minimal no standby can follow, and without the libraries of the image "
+    "no member starts.",
+    remedy="Remove the parameter from `postgres.parameters`.",
+    severity=Severity.CRITICAL,
+    check=_parameters_safe,
 )
 
 LARGEST_LAG_BYTES: Final = 1024**3
@@ -102,6 +152,38 @@ DATABASE_FAILOVER_LAG_LIMITED: Final = ResourcePolicy(
     remedy="Set `maximum_lag_on_failover` to 33554432 (32 MiB) in components/operators/zalando.py.",
     severity=Severity.HIGH,
     check=_failover_lag,
+)
+
+
+_DATABASE_KEYS: Final = {
+    ("spec", "patroni", "pg_hba"): "rules of its own about who may connect; allowed are the operator's",
+    ("spec", "standby"): "another database that it follows; allowed is a database that can be written to",
+    ("spec", "clone"): "another database that it is made from; allowed is an empty one, which a restore fills",
+    ("spec", "additionalVolumes"): "volumes of its own; allowed is `volume` alone",
+    ("spec", "initContainers"): "containers of its own; allowed are the operator's",
+    ("spec", "init_containers"): "containers of its own; allowed are the operator's",
+    ("spec", "sidecars"): "containers of its own; allowed are the operator's",
+}
+"""What of a database object changes who comes in, what runs beside PostgreSQL, or where its data come from."""
+
+
+def _object_plain(database: Resource) -> Iterator[str]:
+    for path, what in _DATABASE_KEYS.items():
+        if database.get(*path):
+            yield f"{database.name} has in `{'.'.join(path[1:])}` {what}."
+
+
+DATABASE_OBJECT_PLAIN: Final = ResourcePolicy(
+    "database-object-plain",
+    of=(vocabulary.DATABASE,),
+    description="A database object has no access rules, containers or volumes of its own, and is not made from another.",
+    why="Access rules of one's own replace the operator's, TLS and passwords with them. A container beside PostgreSQL reads "
+    "its files and its memory. A database that follows another takes no writes, and one that is made from another holds what "
+    "nobody has reviewed.",
+    remedy="Remove the key in `cluster_spec` of components/operators/zalando.py; waive it for as long as it takes, e.g. to "
+    "move from another cluster.",
+    severity=Severity.HIGH,
+    check=_object_plain,
 )
 
 
@@ -157,11 +239,17 @@ PLAN_KEEPS_A_DATABASE: Final = PlanPolicy(
 
 DATA_TAGS: Final = (vocabulary.TAG_SERVER, vocabulary.TAG_WORKER, vocabulary.TAG_DATASTORE, vocabulary.TAG_SHARE)
 """Roles of machines on whose disks data live: members of the database, the state of Kubernetes, the backups."""
+TOKEN_SUFFIX: Final = "-token"
+"""How the names of the tokens end with which machines join K3s, and with which the servers' own keys are encrypted."""
 _UNPROTECTED: Final = "is not protected; allowed is protected, so that Pulumi refuses to delete or replace it."
 
 
 def _protected(resource: Resource) -> Iterator[str]:
     if resource.options.protect:
+        return
+    if resource.type == vocabulary.PASSWORD:
+        if resource.name.endswith(TOKEN_SUFFIX):
+            yield f"{resource.name} opens the cluster and its datastore and {_UNPROTECTED}"
         return
     machine = Machine(resource)
     # A machine without a role may hold anything; only one that does nothing but balance holds nothing.
@@ -172,13 +260,37 @@ def _protected(resource: Resource) -> Iterator[str]:
 
 DATA_PROTECTED: Final = ResourcePolicy(
     "data-protected",
-    of=(vocabulary.DATABASE, vocabulary.VOLUME_CLAIM, vocabulary.CONTAINER),
-    description="The database, its volumes and the machines that hold data are protected.",
+    of=(vocabulary.DATABASE, vocabulary.VOLUME_CLAIM, vocabulary.CONTAINER, vocabulary.PASSWORD),
+    description="The database, its volumes, the machines that hold data and the tokens of K3s are protected.",
     why="A changed name, a machine taken out of the list or a slip in the code would otherwise delete a disk with everything "
-    "on it, and the preview would show it as one line among many.",
+    "on it, and the preview would show it as one line among many. With another token no K3s server can read the keys that "
+    "it keeps in the datastore, and none starts any more.",
     remedy="Set `protectData` to true.",
     severity=Severity.CRITICAL,
     check=_protected,
+)
+
+
+def _provider_keeps_objects(provider: Resource) -> Iterator[str]:
+    # Absent is not safe: the kubeconfig says which cluster it is, and a renewed one is another.
+    if not provider.get("clusterIdentifier"):
+        yield f"The provider {provider.name} has no `clusterIdentifier`; allowed is a name that never changes."
+    unreachable = provider.get("deleteUnreachable")
+    # Absent is safe: the provider's default is false.
+    if unreachable not in (None, False, "false"):
+        yield f"The provider {provider.name} has `deleteUnreachable` {shown(unreachable)}; allowed is false."
+
+
+KUBERNETES_PROVIDER_KEEPS_OBJECTS: Final = ResourcePolicy(
+    "kubernetes-provider-keeps-objects",
+    of=(vocabulary.KUBERNETES_PROVIDER,),
+    description="Neither a renewed kubeconfig nor a cluster that does not answer makes Pulumi forget what is in the cluster.",
+    why="Without `clusterIdentifier` a renewed kubeconfig looks like another cluster, and everything in it is replaced, the "
+    "database too. With `deleteUnreachable` one run while the cluster is off forgets every object, and the next makes them "
+    "anew.",
+    remedy="Keep `cluster_identifier` of the Kubernetes provider in __main__.py, and leave `delete_unreachable` out.",
+    severity=Severity.CRITICAL,
+    check=_provider_keeps_objects,
 )
 
 
@@ -281,11 +393,14 @@ COMMAND_DELETED_BEFORE_REPLACED: Final = PlanPolicy(
 POLICIES: Final = (
     DATABASE_SYNCHRONOUS_REPLICATION,
     DATABASE_DURABLE_COMMITS,
+    DATABASE_PARAMETERS_SAFE,
+    DATABASE_OBJECT_PLAIN,
     DATABASE_FAILOVER_LAG_LIMITED,
     DATABASE_VOLUMES_RETAINED,
     *backups.POLICIES,
     PLAN_KEEPS_A_DATABASE,
     DATA_PROTECTED,
+    KUBERNETES_PROVIDER_KEEPS_OBJECTS,
     DATABASE_NAMESPACE_PROTECTED,
     MACHINE_SURVIVES_TEMPLATE_CHANGE,
     MACHINE_DELETED_BEFORE_REPLACED,

@@ -43,9 +43,25 @@ def _images(resource: Resource) -> Iterator[tuple[str, Any]]:
             yield container.name, container.get("image")
 
 
+_DIGEST: Final = re.compile(r"@sha(?:256|512):[0-9a-f]{64,128}$")
+
+
+def image_shown(reference: str) -> str:
+    """An image reference without what may be a password: what stands before an @ that begins no digest."""
+    name, digest = _without_digest(reference)
+    return f"{name.rpartition('@')[2]}{digest}"
+
+
+def _without_digest(reference: str) -> tuple[str, str]:
+    digest = _DIGEST.search(reference)
+    return (reference[: digest.start()], digest[0]) if digest else (reference, "")
+
+
 def fault_of_image(reference: str) -> str | None:
     """What is not exact about an image reference, in words; None for ``registry.example/name:1.2`` or one with a digest."""
-    name, _, digest = reference.partition("@")
+    name, digest = _without_digest(reference)
+    if "@" in name:
+        return "has something before an @ that begins no digest"
     registry, slash, path = name.partition("/")
     if not slash or not (set(".:") & set(registry) or registry == "localhost"):
         return "names no registry"
@@ -60,7 +76,7 @@ def _image_pinned(resource: Resource) -> Iterator[str]:
         if not isinstance(reference, str):
             yield f"{where} has no image; allowed is registry/name:version."
         elif fault := fault_of_image(reference):
-            yield f"{where} has the image {reference}, which {fault}; allowed is registry/name:version."
+            yield f"{where} has the image {image_shown(reference)}, which {fault}; allowed is registry/name:version."
 
 
 WORKLOAD_IMAGE_PINNED: Final = ResourcePolicy(

@@ -22,6 +22,10 @@ def _sources(resource: Resource, plan: Plan) -> Iterator[str]:
         # Left out, the operator lets nobody in.
         yield from _too_wide(resource.name, resource.list("spec", "allowedSourceRanges"), plan)
         return
+    # Of any type: Kubernetes takes what is sent to such an address, and asks nobody whose it is.
+    external = resource.list("spec", "externalIPs")
+    if external:
+        yield f"{resource.name} has `externalIPs` ({', '.join(map(str, external))}); allowed are addresses of the pool only."
     kind = resource.get("spec", "type")
     if kind == "NodePort":
         yield f"{resource.name} is of type NodePort: every machine opens it to everybody; allowed are ClusterIP and LoadBalancer."
@@ -33,13 +37,16 @@ def _sources(resource: Resource, plan: Plan) -> Iterator[str]:
 
 
 def _too_wide(name: str, ranges: Sequence[Any], plan: Plan) -> Iterator[str]:
-    narrowest = max((network.prefixlen for network in machine_networks(plan)), default=32)
+    own = machine_networks(plan)
+    narrowest = max((network.prefixlen for network in own), default=32)
     for text in map(str, ranges):
         network = network_of(text)
         if network is None:
             yield f"{name} admits {text}, which is no network; allowed is one such as 10.0.145.0/24."
         elif isinstance(network, IPv6Network) or network.prefixlen < narrowest:
             yield f"{name} admits {network}; allowed are networks no wider than the machines' own (/{narrowest})."
+        elif not network.is_private and not any(network.subnet_of(mine) for mine in own):
+            yield f"{name} admits {network}, a network of the internet; allowed are private networks, and the machines' own."
 
 
 SERVICE_SOURCES_LIMITED: Final = PlanPolicy(
@@ -47,7 +54,7 @@ SERVICE_SOURCES_LIMITED: Final = PlanPolicy(
     description="A Service that is reached from outside of the cluster admits networks of the school only.",
     why="What everybody may connect to is guarded by its passwords alone, from every pupil's computer, and from the "
     "internet if the router lets it through. A port of every machine (NodePort) cannot be limited at all.",
-    remedy="List the networks the applications are in, one by one, in `postgres.allowedSources`.",
+    remedy="List the school's networks the applications are in, one by one, in `postgres.allowedSources`.",
     severity=Severity.HIGH,
     of=(vocabulary.SERVICE, vocabulary.DATABASE),
     check_each=_sources,
@@ -56,20 +63,49 @@ SERVICE_SOURCES_LIMITED: Final = PlanPolicy(
 # --- namespaces
 
 
-def _denies_by_default(rules: Resource) -> bool:
-    selector = rules.get("spec", "podSelector")
-    everything = not dig(selector, "matchLabels") and not dig(selector, "matchExpressions")
+def _selects_all(selector: Any) -> bool:
+    """Whether a selector of Kubernetes asks for nothing, which stands for everything."""
+    return not dig(selector, "matchLabels") and not dig(selector, "matchExpressions")
+
+
+def _is_about_every_pod(rules: Resource) -> bool:
+    """Whether a NetworkPolicy says who may connect to any pod of its namespace."""
     kinds = rules.list("spec", "policyTypes")
     # Left out, a NetworkPolicy is about ingress.
-    return everything and ("Ingress" in kinds or not kinds) and not rules.list("spec", "ingress")
+    return ("Ingress" in kinds or not kinds) and _selects_all(rules.get("spec", "podSelector"))
+
+
+def _is_everybody(peer: Any) -> bool:
+    """Whether a peer of a NetworkPolicy stands for all addresses, or for every pod of the cluster."""
+    network = network_of(dig(peer, "ipBlock", "cidr"))
+    if network is not None:
+        return network.prefixlen == 0
+    namespaces = dig(peer, "namespaceSelector")
+    return namespaces is not None and _selects_all(namespaces) and _selects_all(dig(peer, "podSelector"))
+
+
+def _lets_everybody_in(rules: Resource) -> bool:
+    """Whether one of its rules names nobody, which means everybody, or somebody who is everybody."""
+    for rule in rules.list("spec", "ingress"):
+        peers = dig(rule, "from")
+        if not peers or any(_is_everybody(peer) for peer in peers):
+            return True
+    return False
 
 
 def _default_deny(namespace: Resource, plan: Plan) -> Iterator[str]:
     name = namespace.get("metadata", "name")
-    for rules in plan.of((vocabulary.NETWORK_POLICY,)):
-        if rules.get("metadata", "namespace") == name and _denies_by_default(rules):
-            return
-    yield f"{namespace.name} has no NetworkPolicy that denies all ingress by default; allowed is a namespace with one."
+    every_pod = [
+        rules
+        for rules in plan.of((vocabulary.NETWORK_POLICY,))
+        if rules.get("metadata", "namespace") == name and _is_about_every_pod(rules)
+    ]
+    if all(rules.list("spec", "ingress") for rules in every_pod):
+        yield f"{namespace.name} has no NetworkPolicy that denies all ingress by default; allowed is a namespace with one."
+    # What one of them allows no other one can take back.
+    opened = [rules.name for rules in every_pod if _lets_everybody_in(rules)]
+    if opened:
+        yield f"{namespace.name} lets everybody reach every pod ({', '.join(opened)}); allowed are rules that name somebody."
 
 
 NAMESPACE_DEFAULT_DENY: Final = PlanPolicy(
@@ -77,7 +113,8 @@ NAMESPACE_DEFAULT_DENY: Final = PlanPolicy(
     description="In every namespace a pod is reached only by whom a rule names.",
     why="Without such a rule every pod of the cluster reaches every other: one application that is broken into "
     "reaches the database's pods, past the addresses and the sources they are limited to.",
-    remedy="Add a NetworkPolicy with an empty podSelector, the policy type Ingress and no rules beside the namespace.",
+    remedy="Add a NetworkPolicy with an empty podSelector, the policy type Ingress and no rules beside the namespace, and "
+    "none that lets everybody in.",
     severity=Severity.HIGH,
     of=(vocabulary.NAMESPACE,),
     check_each=_default_deny,

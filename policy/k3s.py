@@ -97,4 +97,55 @@ K3S_NODE_PORTS_CLOSED: Final = ResourcePolicy(
     check=_node_ports_closed,
 )
 
-POLICIES: Final = (K3S_VERSION_EXACT, K3S_BUNDLED_PARTS_OFF, K3S_CERTIFICATE_NAMES_ADDRESS, K3S_NODE_PORTS_CLOSED)
+
+def _network_policies_kept(control_plane: Resource) -> Iterator[str]:
+    value = control_plane.get("serverSettings", "disable-network-policy")
+    # Absent is safe: K3s's own controller is on.
+    if value not in (None, False):
+        yield f"{control_plane.name} has `disable-network-policy` {shown(value)}; allowed is false."
+
+
+K3S_NETWORK_POLICIES_KEPT: Final = ResourcePolicy(
+    "k3s-network-policies-kept",
+    of=(vocabulary.CONTROL_PLANE_COMPONENT,),
+    description="K3s enforces network policies.",
+    why="Without its controller Kubernetes takes every NetworkPolicy, shows it, and lets everything through: each pod reaches "
+    "the database.",
+    remedy="Remove disable-network-policy in `server_settings` of components/k3s_control_plane.py.",
+    severity=Severity.CRITICAL,
+    check=_network_policies_kept,
+)
+
+_ASKED_FOR_RIGHTS: Final = ("kube-apiserver-arg", "kubelet-arg")
+_LETS_EVERYBODY: Final = "AlwaysAllow"
+
+
+def _rights_asked_for(control_plane: Resource) -> Iterator[str]:
+    for setting in _ASKED_FOR_RIGHTS:
+        # Absent is safe: K3s asks for rights at both.
+        given = control_plane.get("serverSettings", setting)
+        arguments = [given] if isinstance(given, str) else control_plane.list("serverSettings", setting)
+        for name, _, value in (str(argument).lstrip("-").partition("=") for argument in arguments):
+            if name == "authorization-mode" and _LETS_EVERYBODY in value:
+                yield f"{control_plane.name} has authorization-mode={_LETS_EVERYBODY} in `{setting}`; allowed is Node,RBAC."
+
+
+K3S_RIGHTS_ASKED_FOR: Final = ResourcePolicy(
+    "k3s-rights-asked-for",
+    of=(vocabulary.CONTROL_PLANE_COMPONENT,),
+    description="The Kubernetes API and the kubelets ask everybody for rights.",
+    why="Otherwise every pod that has a token, and everybody who has any certificate of the cluster, is its administrator: "
+    "roles are still there, and mean nothing.",
+    remedy="Remove authorization-mode in `server_settings` of components/k3s_control_plane.py.",
+    severity=Severity.CRITICAL,
+    check=_rights_asked_for,
+)
+
+POLICIES: Final = (
+    K3S_VERSION_EXACT,
+    K3S_BUNDLED_PARTS_OFF,
+    K3S_CERTIFICATE_NAMES_ADDRESS,
+    K3S_NODE_PORTS_CLOSED,
+    K3S_NETWORK_POLICIES_KEPT,
+    K3S_RIGHTS_ASKED_FOR,
+)

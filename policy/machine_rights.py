@@ -54,7 +54,8 @@ MACHINE_WITHOUT_RISKY_FEATURES: Final = ResourcePolicy(
 
 def _lines_only_for_kubernetes(node: Resource) -> Iterator[str]:
     lines = node.list("lxcLines")
-    if lines and not set(KUBERNETES_TAGS) & set(node.list("roles")):
+    roles = node.list("roles")
+    if lines and not any(tag in roles for tag in KUBERNETES_TAGS):
         yield f"{node.name} has {len(lines)} raw LXC lines without running Kubernetes; allowed are none."
 
 

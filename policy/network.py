@@ -117,22 +117,32 @@ SERVICE_POOL_APART_FROM_DHCP: Final = ResourcePolicy(
 
 def _advertised(pool: Resource, plan: Plan) -> Iterator[str]:
     name, namespace = pool.get("metadata", "name"), pool.get("metadata", "namespace")
+    limited: list[str] = []
     for advertisement in plan.of((vocabulary.ADVERTISEMENT,)):
         if advertisement.get("metadata", "namespace") != namespace:
             continue
         pools = advertisement.list("spec", "ipAddressPools")
         # One that selects nothing stands for all pools.
-        if name in pools or (not pools and not advertisement.list("spec", "ipAddressPoolSelectors")):
+        if name not in pools and (pools or advertisement.list("spec", "ipAddressPoolSelectors")):
+            continue
+        if not advertisement.list("spec", "nodeSelectors") and not advertisement.list("spec", "interfaces"):
             return
-    yield f"{pool.name} is in no L2Advertisement of its namespace; allowed is a pool that one of them names."
+        limited.append(advertisement.name)
+    if limited:
+        yield (
+            f"{pool.name} is advertised only with `nodeSelectors` or `interfaces` ({', '.join(limited)}); "
+            "allowed is an L2Advertisement without them, for all machines."
+        )
+    else:
+        yield f"{pool.name} is in no L2Advertisement of its namespace; allowed is a pool that one of them names."
 
 
 SERVICE_POOL_ADVERTISED: Final = PlanPolicy(
     "service-pool-advertised",
-    description="Every pool of service addresses is advertised.",
+    description="Every pool of service addresses is advertised, by any machine.",
     why="A pool alone only hands addresses out: Services look complete, and nobody in the network answers for their "
-    "addresses.",
-    remedy="Name the pool in the L2Advertisement of components/metallb_pool.py.",
+    "addresses. If only some machines may answer, the addresses are lost with them, although the database is well.",
+    remedy="Name the pool in the L2Advertisement of components/metallb_pool.py, without `nodeSelectors` and `interfaces`.",
     severity=Severity.HIGH,
     of=(vocabulary.ADDRESS_POOL,),
     check_each=_advertised,

@@ -1,4 +1,4 @@
-"""Availability, second half: what stands in for each other is never lost together."""
+"""Availability, second part: what stands in for each other is never lost together."""
 
 from __future__ import annotations
 
@@ -117,7 +117,9 @@ def _members_survive(database: Resource, plan: Plan) -> Iterator[str]:
     # Fewer than three are the business of another policy: no placement would help them.
     if members is None or members < 3:
         return
-    bearable = (members - 1) // 2
+    # One copy more than can be lost: Patroni's own default is one synchronous standby.
+    copies = number(database.get("spec", "patroni", "synchronous_node_count")) or 1
+    bearable = min((members - 1) // 2, copies)
     for host, carried in by_host(machines(plan, vocabulary.TAG_SERVER, vocabulary.TAG_WORKER)).items():
         lost = min(len(carried), members)
         if lost > bearable:
@@ -133,11 +135,16 @@ K3S_MACHINES_ACROSS_HOSTS: Final = PlanPolicy(
     why="Members keep apart by machine, and know nothing of Proxmox hosts. A host with several K3s machines may carry "
     "the primary and the only standby that is certain to have every commit: both are lost together, and acknowledged "
     "data with them.",
-    remedy="Spread the K3s machines over more hosts (`machines`, key `proxmoxHost`).",
+    remedy="Use another Proxmox host for the machine (`machines`, key `proxmoxHost`), or add two machines and raise "
+    "`postgres.instances` to 5 in the same change.",
     severity=Severity.CRITICAL,
     of=(vocabulary.DATABASE,),
     check_each=_members_survive,
 )
+
+
+SERVERS_LEFT: Final = 2
+"""K3s servers that are not lost together with a single datastore."""
 
 
 def _datastore_apart(plan: Plan) -> Iterator[str]:
@@ -145,21 +152,25 @@ def _datastore_apart(plan: Plan) -> Iterator[str]:
     # From three on, one may be lost together with a server.
     if len(datastores) >= 3:
         return
-    servers = by_host(machines(plan, vocabulary.TAG_SERVER))
+    servers = machines(plan, vocabulary.TAG_SERVER)
     for host, carried in by_host(datastores).items():
-        if host in servers:
+        beside = by_host(servers).get(host, [])
+        left = [server.name for server in servers if server.name not in beside]
+        # Without a server on that host none is lost with the datastore: how many there are is another policy's business.
+        if beside and len(left) < SERVERS_LEFT:
             yield (
-                f"{host} carries the datastore {', '.join(carried)} and the K3s servers {', '.join(servers[host])}; "
-                "allowed is a Proxmox host without a K3s server."
+                f"{host} carries the datastore {', '.join(carried)} and the K3s servers {', '.join(beside)}, so its loss "
+                f"leaves {', '.join(left) or 'no server'}; allowed are {SERVERS_LEFT} servers or more on other hosts."
             )
 
 
 DATASTORE_APART_FROM_K3S_SERVERS: Final = PlanPolicy(
     "datastore-apart-from-k3s-servers",
-    description="The datastore is on a Proxmox host without a K3s server.",
+    description="The Proxmox host of the datastore does not take it away together with all K3s servers but one.",
     why="The second server can take over only with the datastore. If both are lost with one host, the Kubernetes API "
     "is away, and what is left to repair it from is a single server.",
-    remedy="Give the machine with the role datastore another `proxmoxHost` in `machines`.",
+    remedy="Give the machine with the role datastore another `proxmoxHost` in `machines`, or have a third K3s server on "
+    "another host.",
     severity=Severity.HIGH,
     check=_datastore_apart,
 )

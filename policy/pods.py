@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,11 +26,25 @@ class PodContainer:
     @property
     def name(self) -> str:
         """The workload's name and its own, as sentences name it."""
-        return f"{self.workload.name}: container {self.get('name') or self.path[-1]}"
+        return f"{self.workload.name}: {self.short_name}"
+
+    @property
+    def short_name(self) -> str:
+        """Its own name, where the workload has been named."""
+        return f"container {self.get('name') or self.path[-1]}"
 
     def get(self, *path: str | int) -> Any:
         """A property of the container; None where it is absent."""
         return self.workload.get(*self.path, *path)
+
+    def list(self, *path: str | int) -> Sequence[Any]:
+        """The list at a path in the container; empty where it is absent."""
+        return self.workload.list(*self.path, *path)
+
+    @property
+    def words(self) -> Sequence[str]:
+        """What it is started with, command and arguments; empty: what its image says."""
+        return [str(word) for word in (*self.list("command"), *self.list("args"))]
 
     def setting(self, name: str, *path: str) -> Any:
         """A property of its security context. What the container does not say, its pod says for it."""

@@ -66,6 +66,11 @@ class Resource:
         found = self.get(*path)
         return found if isinstance(found, Sequence) and not isinstance(found, str) else ()
 
+    def keys(self, *path: str | int) -> Sequence[str]:
+        """The keys of the map at a path; none where it is absent or no map. No value is read."""
+        found = self.get(*path)
+        return [str(key) for key in found] if isinstance(found, Mapping) else ()
+
 
 def dig(value: Any, *path: str | int) -> Any:
     """Follow a path through maps and lists; None where something is absent or of another shape."""

@@ -6,8 +6,8 @@ What commands are given is looked at in ``commands``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from pulumi_policy import Severity
@@ -16,10 +16,9 @@ from policy import commands, vocabulary
 from policy.pods import containers
 from policy.resources import Resource, dig, number, shown
 from policy.rule import ResourcePolicy
-from policy.secret_texts import names_a_secret, secrets_in, secrets_in_file
+from policy.secret_texts import may_be_secret, names_a_secret, secrets_in, secrets_in_file
 
 CONFIG_MAP: Final = "kubernetes:core/v1:ConfigMap"
-KUBERNETES_PROVIDER: Final = "pulumi:providers:kubernetes"
 
 # --- Proxmox
 
@@ -100,7 +99,7 @@ def _kubeconfig(provider: Resource) -> Iterator[str]:
 
 KUBERNETES_TLS_VERIFIED: Final = ResourcePolicy(
     "kubernetes-tls-verified",
-    of=(KUBERNETES_PROVIDER,),
+    of=(vocabulary.KUBERNETES_PROVIDER,),
     description="Kubernetes is the stack's own cluster, and proves it.",
     why="Without a kubeconfig the provider takes whichever cluster the computer used last. Without a check of the certificate "
     "every computer in the network can be the cluster, and is handed all passwords.",
@@ -113,30 +112,26 @@ KUBERNETES_TLS_VERIFIED: Final = ResourcePolicy(
 def _by_reference(workload: Resource) -> Iterator[str]:
     all_containers = list(containers(workload))
     for container in all_containers:
-        words = [*(container.get("command") or ()), *(container.get("args") or ())]
         # Together, since an argument and its value may be two words.
-        for kind in secrets_in(" ".join(str(word) for word in words)):
+        for kind in secrets_in(" ".join(container.words)):
             yield f"{container.name} has {kind} on its command line; allowed is a reference to a Secret."
-    variables = [(container, entry) for container in all_containers for entry in container.get("env") or ()]
+    variables = [(container.name, entry) for container in all_containers for entry in container.list("env")]
+    if workload.type == vocabulary.DATABASE:
+        variables = [(workload.name, entry) for entry in workload.list("spec", "env")]
     # By name first: a value that is not known yet, such as an address, must not hide a password that is.
-    for container, entry in variables:
+    for where, entry in variables:
         name = str(dig(entry, "name"))
-        if names_a_secret(name) and _is_literal(dig(entry, "value")):
-            yield f"{container.name} has a value in {name}; allowed is a reference to a Secret."
-    for container, entry in variables:
+        if names_a_secret(name) and may_be_secret(dig(entry, "value")):
+            yield f"{where} has a value in {name}; allowed is a reference to a Secret."
+    for where, entry in variables:
         name = str(dig(entry, "name"))
         for kind in () if names_a_secret(name) else secrets_in(dig(entry, "value")):
-            yield f"{container.name} has {kind} in {name}; allowed is a reference to a Secret."
-
-
-def _is_literal(value: Any) -> bool:
-    """Whether a variable has a value of its own; ``$(NAME)`` takes another's, and the secret stands there."""
-    return bool(value) and not re.fullmatch(r"\$\(\w+\)", str(value))
+            yield f"{where} has {kind} in {name}; allowed is a reference to a Secret."
 
 
 WORKLOAD_SECRET_BY_REFERENCE: Final = ResourcePolicy(
     "workload-secret-by-reference",
-    of=vocabulary.WORKLOADS,
+    of=(*vocabulary.WORKLOADS, vocabulary.DATABASE),
     description="A container gets its secrets from a Secret, not in clear text.",
     why="Whoever may look at a pod, and everybody who reads a preview, would read the password. A Secret is encrypted where "
     "Kubernetes keeps it, and has rights of its own.",
@@ -148,10 +143,10 @@ WORKLOAD_SECRET_BY_REFERENCE: Final = ResourcePolicy(
 
 def _config_map(config_map: Resource) -> Iterator[str]:
     for section in ("data", "binaryData"):
-        for key in config_map.get(section) or ():
+        for key in config_map.keys(section):
             value = str(config_map.get(section, key))
             kinds = list(secrets_in_file(value))
-            if kinds or (value and names_a_secret(key)):
+            if kinds or (names_a_secret(key) and may_be_secret(value)):
                 yield f"{config_map.name} has {kinds[0] if kinds else 'a value'} in {key}; allowed is no secret at all."
 
 
@@ -170,6 +165,10 @@ CONFIG_MAP_WITHOUT_SECRET: Final = ResourcePolicy(
 # --- K3s and its datastore
 
 
+_RULE_KINDS: Final = ("local", "host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc")
+_RULE_ADDRESS: Final = re.compile(r"[0-9a-fA-F:.]{2,39}(/\d{1,3})?|all|samehost|samenet")
+
+
 def _access_rule_fault(rule: str) -> str | None:
     """What is wrong with a line of ``pg_hba.conf``; None: nothing."""
     kind, *fields = rule.split()
@@ -182,7 +181,17 @@ def _access_rule_fault(rule: str) -> str | None:
         return "does without TLS"
     if not address.endswith(("/32", "/128")):
         return "lets more than one address in"
-    return None if "clientcert=verify-full" in fields else "does without a client's certificate"
+    if "clientcert=verify-full" not in fields:
+        return "does without a client's certificate"
+    return None if method == ["cert"] else "lets in by something else than the certificate"
+
+
+def _rule_named(number_: int, rule: str) -> str:
+    """A rule by its number, kind and address; what else stands in it may be a password."""
+    fields = rule.split()
+    kind = fields[0] if fields[0] in _RULE_KINDS else "of another kind"
+    address = fields[3] if len(fields) > 3 and _RULE_ADDRESS.fullmatch(fields[3]) else ""
+    return f"rule {number_} ({kind}{f' {address}' if address and kind != 'local' else ''})"
 
 
 def _access_rules(datastore: Resource) -> Iterator[str]:
@@ -190,12 +199,12 @@ def _access_rules(datastore: Resource) -> Iterator[str]:
     rules = [line for line in lines if line]
     if not rules:
         yield f"{datastore.name} says nothing about who may connect; allowed is one rule for each K3s server."
-    for rule in rules:
+    for number_, rule in enumerate(rules, 1):
         fault = _access_rule_fault(rule)
         if fault:
             yield (
-                f"{datastore.name}: the rule `{rule}` {fault}; allowed are `local ... peer` and "
-                "`hostssl ... <address>/32 ... clientcert=verify-full`."
+                f"{datastore.name}: {_rule_named(number_, rule)} {fault}; allowed are `local ... peer` and "
+                "`hostssl ... <address>/32 cert clientcert=verify-full`."
             )
 
 
@@ -210,6 +219,8 @@ DATASTORE_MUTUAL_TLS: Final = ResourcePolicy(
     check=_access_rules,
 )
 
+_ENDPOINT: Final = re.compile(r"postgres://[!-Z^-~]+")
+"""Printable characters but brackets and blanks, which no address of this program has."""
 _CERTIFICATE_SETTINGS: Final = ("datastore-cafile", "datastore-certfile", "datastore-keyfile")
 
 
@@ -220,6 +231,9 @@ def _datastore_verified(control_plane: Resource) -> Iterator[str]:
     endpoint = control_plane.get("serverSettings", "datastore-endpoint")
     if not endpoint:
         yield f"{control_plane.name} has no `datastore-endpoint`; without one, every server keeps a cluster of its own."
+        return
+    if not _ENDPOINT.fullmatch(str(endpoint)):
+        yield f"{control_plane.name} has another `datastore-endpoint` than the datastore; allowed is postgres://user@host/name."
         return
     address = urlsplit(str(endpoint))
     parameters = parse_qs(address.query)
@@ -280,7 +294,7 @@ K3S_KUBECONFIG_PRIVATE: Final = ResourcePolicy(
 
 
 def _settings_without_secret(control_plane: Resource) -> Iterator[str]:
-    for key in control_plane.get("serverSettings") or ():
+    for key in control_plane.keys("serverSettings"):
         if names_a_secret(key):
             yield f"{control_plane.name} has `{key}` among its settings; allowed is no secret at all."
 
@@ -328,7 +342,7 @@ def _password_strength(password: Resource) -> Iterator[str]:
     if length < SHORTEST_PASSWORD:
         yield f"{password.name} has {length} characters; allowed are {SHORTEST_PASSWORD} or more."
     # Absent is safe: both are used.
-    if password.get("lower") is False or password.get("upper") is False:
+    if any(password.get(letters) not in (None, True) for letters in ("lower", "upper")):
         yield f"{password.name} leaves out letters; allowed are capital and small ones."
 
 
@@ -344,14 +358,27 @@ PASSWORD_STRENGTH: Final = ResourcePolicy(
 )
 
 POWERFUL_FLAGS: Final = frozenset({"superuser", "replication", "bypassrls"})
+CREATEROLE_IS_LIMITED: Final = 16
+"""First major version in which ``createrole`` gives away no more than the role has itself."""
+
+
+def _version(database: Resource) -> int:
+    """Major version of PostgreSQL; 0 where nothing is said, or no number."""
+    version = shown(database.get("spec", "postgresql", "version"))
+    return int(version) if version.isdecimal() else 0
 
 
 def _roles_least(database: Resource) -> Iterator[str]:
-    users = database.get("spec", "users")
-    for user in users if isinstance(users, Mapping) else ():
-        for flag in database.list("spec", "users", user):
-            if str(flag).lower() in POWERFUL_FLAGS:
+    for user in database.keys("spec", "users"):
+        flags = [(flag, str(flag).lower()) for flag in database.list("spec", "users", user)]
+        for flag, meant in flags:
+            if meant in POWERFUL_FLAGS:
                 yield f"{database.name} gives the role {user} the flag {flag}; allowed are all others."
+            elif meant == "createrole" and _version(database) < CREATEROLE_IS_LIMITED:
+                yield (
+                    f"{database.name} gives the role {user} the flag {flag}; allowed is it from PostgreSQL "
+                    f"{CREATEROLE_IS_LIMITED} on."
+                )
 
 
 DATABASE_ROLES_LEAST: Final = ResourcePolicy(
@@ -359,8 +386,9 @@ DATABASE_ROLES_LEAST: Final = ResourcePolicy(
     of=(vocabulary.DATABASE,),
     description="No application's role is a superuser, replicates, or is above row security.",
     why="Whoever finds a hole in an application has the rights of its role. A superuser reads every database and runs "
-    "programs on the machine; replication copies everything.",
-    remedy="Remove the flag from the role in `postgres.users`.",
+    "programs on the machine; replication copies everything. Before PostgreSQL 16, a role with createrole changes every "
+    "other role but superusers, and makes itself a member of those that run programs.",
+    remedy="Remove the flag from the role in `postgres.users`, or for createrole set `postgres.version` to 16 or more.",
     severity=Severity.CRITICAL,
     check=_roles_least,
 )

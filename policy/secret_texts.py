@@ -6,11 +6,20 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-_SECRET_WORD: Final = re.compile(r"\w*(PASSWORD|PASSWD|PASSPHRASE|TOKEN|SECRET|CREDENTIALS?|APIKEY)|PASS|KEY")
-_HARMLESS_WORDS: Final = frozenset({"FILE", "PATH", "DIR", "NAME", "LENGTH", "TTL", "PUBLIC"})
-"""With one of these, a name speaks of where the secret is, or of something about it."""
+_SECRET_WORD: Final = re.compile(
+    r"\w*(PASSWORD|PASSWORT|KENNWORT|PASSWD|PASSPHRASE|PWD|TOKEN|SECRET|CREDENTIALS?|APIKEY|PSK)|(DB|PG|SMB|SMTP)?PASS|CREDS?|KEY"
+)
+_COUNTERS: Final = frozenset({"VALUE", "BASE64", "OLD", "NEW"})
+"""Words that may come after the one that says what it is: ``DB_PASSWORD_OLD``."""
+_HARMLESS_KEYS: Final = frozenset({"PUBLIC", "PRIMARY", "FOREIGN", "SORT", "PARTITION", "CACHE"})
+"""What stands before ``KEY`` where it opens nothing."""
+_HARMLESS_VALUE: Final = re.compile(r"\d{1,5}(\.\d{1,5})?|true|false|yes|no|on|off|(/[\w.-]+){2,}", re.I)
+"""A small number, yes or no, or where a file is. A longer number may be a password that somebody made up."""
 
-_LAST_WORD: Final = r"(?:password|passwd|passphrase|token|secret|api[_-]?key|access[_-]?key|private[_-]?key)"
+_LAST_WORD: Final = (
+    r"(?:password|passwort|kennwort|passwd|passphrase|token|secret|api[_-]?key|access[_-]?key|private[_-]?key"
+    r"|(?<![a-z])(?:pass|psk|creds?)|(?<=_)pwd)"
+)
 # What is put in by a shell, a template or Kubernetes is no secret yet.
 _LITERAL: Final = r"['\"]?[^\s'\"`$%<>{}()*-]"
 # Every repetition has an end, so that a long text takes no longer than its length.
@@ -34,8 +43,22 @@ _IN_A_FILE: Final = re.compile(
 
 def names_a_secret(name: str) -> bool:
     """Whether a variable or key is called as a secret is, e.g. ``PGPASSWORD``, ``api-token`` or ``sshKey``."""
-    words = re.split(r"[^A-Z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).upper())
-    return _HARMLESS_WORDS.isdisjoint(words) and any(_SECRET_WORD.fullmatch(word) for word in words)
+    words = re.findall(r"[A-Z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).upper())
+    while words and (words[-1] in _COUNTERS or words[-1].isdecimal()):
+        words.pop()
+    # The last word says what it is: TOKEN_EXPIRY is a time, PASSWORD_FILE a place.
+    if not words or _SECRET_WORD.fullmatch(words[-1].rstrip("0123456789")) is None:
+        return False
+    return not (words[-1] == "KEY" and _HARMLESS_KEYS.intersection(words))
+
+
+def may_be_secret(value: Any) -> bool:
+    """Whether a value may be the secret that its name speaks of.
+
+    Small numbers, yes and no, and paths are none; ``$(NAME)`` takes another variable's value, and the secret stands there.
+    """
+    text = "" if value is None else str(value).removesuffix(".0")
+    return bool(text) and not _HARMLESS_VALUE.fullmatch(text) and not re.fullmatch(r"\$\(\w+\)", text)
 
 
 def secrets_in(value: Any) -> Iterator[str]:

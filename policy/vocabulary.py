@@ -6,6 +6,7 @@ from typing import Final
 
 STACK: Final = "pulumi:pulumi:Stack"
 PROXMOX_PROVIDER: Final = "pulumi:providers:proxmoxve"
+KUBERNETES_PROVIDER: Final = "pulumi:providers:kubernetes"
 
 CONTAINER: Final = "proxmoxve:index/containerLegacy:ContainerLegacy"
 DOWNLOAD: Final = "proxmoxve:download/file:File"
@@ -28,10 +29,12 @@ CRON_JOB: Final = "kubernetes:batch/v1:CronJob"
 WORKLOADS: Final = (
     "kubernetes:apps/v1:DaemonSet",
     "kubernetes:apps/v1:Deployment",
+    "kubernetes:apps/v1:ReplicaSet",
     "kubernetes:apps/v1:StatefulSet",
     "kubernetes:batch/v1:CronJob",
     "kubernetes:batch/v1:Job",
     "kubernetes:core/v1:Pod",
+    "kubernetes:core/v1:ReplicationController",
 )
 ROLES: Final = (
     "kubernetes:rbac.authorization.k8s.io/v1:ClusterRole",

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+import re
+from collections.abc import Container, Iterator
+from typing import Any, Final
 
 from pulumi_policy import EnforcementLevel, Severity
 
 from policy import exact_versions, k3s, machine_rights, vocabulary
 from policy.pods import containers, pod_path
-from policy.resources import Resource, dig, shown
+from policy.resources import Resource, dig, number, shown
 from policy.rule import PlanPolicy, ResourcePolicy
 from policy.zalando import is_operator_chart
 
 POD_SECURITY_LABEL: Final = "pod-security.kubernetes.io/enforce"
 POD_SECURITY_LEVELS: Final = ("baseline", "restricted")
 SECCOMP_PROFILES: Final = ("RuntimeDefault", "Localhost")
+HARMLESS_CAPABILITY: Final = "NET_BIND_SERVICE"
+"""Opens ports below 1024; Kubernetes' restricted profile lets it through as well."""
 
 
 def _no_host_namespaces(workload: Resource) -> Iterator[str]:
@@ -33,6 +36,27 @@ WORKLOAD_NO_HOST_NAMESPACES: Final = ResourcePolicy(
     remedy="Remove hostNetwork, hostPID and hostIPC from the pod.",
     severity=Severity.CRITICAL,
     check=_no_host_namespaces,
+)
+
+
+def _no_host_port(workload: Resource) -> Iterator[str]:
+    for container in containers(workload):
+        for port in container.list("ports"):
+            host_port = dig(port, "hostPort")
+            # Absent is safe: only the pod's own address.
+            if host_port not in (None, 0):
+                yield f"{container.name} opens port {shown(host_port)} of its machine; allowed is no hostPort."
+
+
+WORKLOAD_NO_HOST_PORT: Final = ResourcePolicy(
+    "workload-no-host-port",
+    of=vocabulary.WORKLOADS,
+    description="No pod opens a port of its machine.",
+    why="Whoever reaches the machine reaches such a port: no source ranges hold for it, and to the network policies he looks "
+    "like a machine. Only one such pod finds room on each machine.",
+    remedy="Remove hostPort, and put a Service of the type LoadBalancer with loadBalancerSourceRanges before the pod.",
+    severity=Severity.HIGH,
+    check=_no_host_port,
 )
 
 
@@ -56,7 +80,7 @@ WORKLOAD_NOT_PRIVILEGED: Final = ResourcePolicy(
 
 def _non_root(workload: Resource) -> Iterator[str]:
     for container in containers(workload):
-        if container.setting("runAsUser") == 0:
+        if container.setting("runAsUser") in (0, "0"):
             yield f"{container.name} runs as user 0; allowed is any other."
         elif container.setting("runAsNonRoot") is not True:
             yield f"{container.name} may run as root; allowed is runAsNonRoot: true."
@@ -77,8 +101,11 @@ def _restricted(workload: Resource) -> Iterator[str]:
     for container in containers(workload):
         if container.get("securityContext", "allowPrivilegeEscalation") is not False:
             yield f"{container.name} may raise its rights; allowed is allowPrivilegeEscalation: false."
-        if "ALL" not in (container.get("securityContext", "capabilities", "drop") or ()):
+        if "ALL" not in container.list("securityContext", "capabilities", "drop"):
             yield f"{container.name} keeps capabilities; allowed is capabilities.drop: [ALL]."
+        for capability in container.list("securityContext", "capabilities", "add"):
+            if capability != HARMLESS_CAPABILITY:
+                yield f"{container.name} has the capability {capability}; allowed is {HARMLESS_CAPABILITY} alone."
         profile = container.setting("seccompProfile", "type")
         if profile not in SECCOMP_PROFILES:
             allowed = " or ".join(SECCOMP_PROFILES)
@@ -91,7 +118,8 @@ WORKLOAD_RESTRICTED: Final = ResourcePolicy(
     description="Every container gives up what Kubernetes' restricted profile takes away: capabilities, the raising of rights, "
     "rare system calls.",
     why="Kubernetes leaves all three open when nothing is said. Most ways out of a container begin with one of them.",
-    remedy="Set allowPrivilegeEscalation: false, capabilities.drop: [ALL] and seccompProfile.type: RuntimeDefault.",
+    remedy="Set allowPrivilegeEscalation: false, capabilities.drop: [ALL] without add, and seccompProfile.type: "
+    "RuntimeDefault.",
     severity=Severity.HIGH,
     check=_restricted,
 )
@@ -172,14 +200,30 @@ DATABASE_RESOURCES_SET: Final = ResourcePolicy(
 )
 
 
-def _members_without_root(release: Resource) -> Iterator[str]:
+def _own_user(database: Resource) -> Iterator[str]:
+    # Absent is safe: the operator's.
+    for key in ("spiloRunAsUser", "spiloRunAsGroup", "spiloFSGroup"):
+        own = database.get("spec", key)
+        if own is not None and not _is_not_root(own):
+            yield f"{database.name} has {key} {shown(own)}; allowed is any number but 0."
+
+
+def _is_not_root(user: Any) -> bool:
+    return (number(user) or 0) > 0
+
+
+def _members_without_root(resource: Resource) -> Iterator[str]:
+    return _own_user(resource) if resource.type == vocabulary.DATABASE else _operators_user(resource)
+
+
+def _operators_user(release: Resource) -> Iterator[str]:
     if not is_operator_chart(release):
         return
     values = release.get("values", "configKubernetes")
     # Absent is safe here only: the chart's default of spilo_privileged is false.
-    if dig(values, "spilo_privileged"):
-        yield f"{release.name} has spilo_privileged: true; allowed is false."
-    if not dig(values, "spilo_runasuser"):
+    if dig(values, "spilo_privileged") not in (None, False):
+        yield f"{release.name} has spilo_privileged: {shown(dig(values, 'spilo_privileged'))}; allowed is false."
+    if not _is_not_root(dig(values, "spilo_runasuser")):
         yield f"{release.name} has spilo_runasuser {shown(dig(values, 'spilo_runasuser'))}; allowed is any user but 0."
     if dig(values, "spilo_allow_privilege_escalation") is not False:
         yield f"{release.name} lets members raise their rights; allowed is spilo_allow_privilege_escalation: false."
@@ -187,10 +231,11 @@ def _members_without_root(release: Resource) -> Iterator[str]:
 
 DATABASE_WITHOUT_ROOT: Final = ResourcePolicy(
     "database-without-root",
-    of=(vocabulary.RELEASE,),
+    of=(vocabulary.RELEASE, vocabulary.DATABASE),
     description="The members of the database do not run as root, and cannot become root.",
     why="The operator starts them as root unless its chart is told a user, and applications can run code in the database.",
-    remedy="Set configKubernetes.spilo_runasuser and spilo_allow_privilege_escalation: false in components/operators/zalando.py.",
+    remedy="Set configKubernetes.spilo_runasuser and spilo_allow_privilege_escalation: false in components/operators/zalando.py, "
+    "and leave spiloRunAsUser out of `cluster_spec`.",
     severity=Severity.HIGH,
     check=_members_without_root,
 )
@@ -213,9 +258,9 @@ WORKLOAD_NO_SERVICE_ACCOUNT_TOKEN: Final = ResourcePolicy(
 
 
 def _least_rights(role: Resource) -> Iterator[str]:
-    for index, rule in enumerate(role.list("rules")):
+    for index in range(len(role.list("rules"))):
         for field in ("verbs", "resources", "apiGroups", "nonResourceURLs"):
-            if "*" in (dig(rule, field) or ()):
+            if "*" in role.list("rules", index, field):
                 yield f"{role.name} allows every one of its {field} (rule {index + 1} has *); allowed are names."
 
 
@@ -259,8 +304,38 @@ NAMESPACE_POD_SECURITY: Final = ResourcePolicy(
 )
 
 
+class _KindsUnknown(Container[str]):
+    """The types whose objects the policies do not know."""
+
+    def __contains__(self, type_: object) -> bool:
+        return isinstance(type_, str) and _KIND_UNKNOWN.fullmatch(type_) is not None
+
+
+_KIND_UNKNOWN: Final = re.compile(
+    r"kubernetes:(?:[^:]+:\w+(?:Patch|List)|(?:yaml|kustomize)(?:/\w+)?:\w+|helm\.sh/v4:Chart)"
+)
+
+
+def _kind_known(resource: Resource) -> Iterator[str]:
+    yield f"{resource.name} is of the type {resource.type}; allowed are single objects of their own kinds."
+
+
+KUBERNETES_KINDS_KNOWN: Final = ResourcePolicy(
+    "kubernetes-kinds-known",
+    of=_KindsUnknown(),
+    description="Every Kubernetes object is planned as itself, not as a patch, in a list or in a folder of files.",
+    why="A patch shows only what it changes, and may change any object, also one that no policy has seen. A list, YAML files, "
+    "Kustomize and this kind of chart hold any number of objects under one name, and policies look at objects by their kinds: "
+    "a privileged pod in them passes.",
+    remedy="Write each object as a resource of its own kind; a chart as a `Release` through components/charts.py.",
+    severity=Severity.HIGH,
+    check=_kind_known,
+)
+
+
 POLICIES: Final[tuple[ResourcePolicy | PlanPolicy, ...]] = (
     WORKLOAD_NO_HOST_NAMESPACES,
+    WORKLOAD_NO_HOST_PORT,
     WORKLOAD_NOT_PRIVILEGED,
     WORKLOAD_NON_ROOT,
     WORKLOAD_RESTRICTED,
@@ -272,6 +347,7 @@ POLICIES: Final[tuple[ResourcePolicy | PlanPolicy, ...]] = (
     WORKLOAD_NO_SERVICE_ACCOUNT_TOKEN,
     RBAC_LEAST,
     NAMESPACE_POD_SECURITY,
+    KUBERNETES_KINDS_KNOWN,
     *exact_versions.POLICIES,
     *k3s.POLICIES,
     *machine_rights.POLICIES,

@@ -8,7 +8,8 @@ from typing import Any, Final
 from policy import vocabulary
 from policy.resources import Plan, Resource, number
 
-_CHART: Final = re.compile(rf"{vocabulary.DATABASE_OPERATOR_CHART}(-[0-9][^/]*\.tgz)?")
+_CHART: Final = re.compile(rf"{vocabulary.DATABASE_OPERATOR_CHART}(-v?[0-9][^/]*)?(\.tgz)?([:@][^/]*)?")
+"""Last part of a chart's place: its name, the version of a folder or an archive, the tag or digest of an OCI address."""
 
 POOLERS_BY_DEFAULT: Final = 2
 """Poolers that the chart asks for when neither it nor the database is given a number."""
@@ -17,15 +18,20 @@ POOLERS_BY_DEFAULT: Final = 2
 def is_operator_chart(release: Resource) -> bool:
     """Whether a Helm release installs the operator, from a repository, an OCI address or a file."""
     chart = release.get("chart")
-    return isinstance(chart, str) and _CHART.fullmatch(chart.rsplit("/", 1)[-1]) is not None
+    return (
+        isinstance(chart, str) and _CHART.fullmatch(chart.partition("?")[0].rstrip("/").rpartition("/")[2]) is not None
+    )
+
+
+def operator_releases(plan: Plan) -> list[Resource]:
+    """The Helm releases that install the operator."""
+    return [release for release in plan.of((vocabulary.RELEASE,)) if is_operator_chart(release)]
 
 
 def operator_value(plan: Plan, *path: str) -> Any:
     """A value of the operator's chart; None where it is left to the chart, or where the plan has no operator."""
-    for release in plan.of((vocabulary.RELEASE,)):
-        if is_operator_chart(release):
-            return release.get("values", *path)
-    return None
+    releases = operator_releases(plan)
+    return releases[0].get("values", *path) if releases else None
 
 
 def has_primary_pooler(database: Resource) -> bool:

@@ -183,6 +183,7 @@ OWNED_PARAMETERS: Mapping[str, str] = {
     "primary_slot_name": "Patroni",
     "recovery_target": "Patroni",
     "restore_command": "the operator",
+    "shared_preload_libraries": "the operator",
     "ssl": "the operator",
     "synchronous_standby_names": "Patroni",
     "track_commit_timestamp": "Patroni",
@@ -191,6 +192,17 @@ OWNED_PARAMETERS: Mapping[str, str] = {
     "wal_log_hints": "Patroni",
 }
 """PostgreSQL parameters that are set by the software named; a value in the configuration would not last."""
+
+DANGEROUS_PARAMETERS: Mapping[str, str] = {
+    "autovacuum": "without it tables grow until the disk is full, and in the end PostgreSQL stops accepting writes",
+    "default_transaction_read_only": "with it nobody can write",
+    "ignore_checksum_failure": "with it damaged pages are read as if they were whole",
+    "ignore_invalid_pages": "with it a recovery goes on without the pages it cannot find",
+    "session_replication_role": "it switches foreign keys and triggers off",
+    "transaction_read_only": "with it nobody can write",
+    "zero_damaged_pages": "with it PostgreSQL throws away pages that it cannot read",
+}
+"""PostgreSQL parameters that damage data or stop the database when they differ from the default, and how."""
 
 
 def _postgres_version(value: object) -> object:
@@ -254,10 +266,18 @@ def _user_flag(value: str) -> str:
     return value
 
 
+_REFUSED_PARAMETERS = "|".join((*OWNED_PARAMETERS, *DANGEROUS_PARAMETERS))
+
+
 def _parameter_name(value: str) -> str:
     if value in OWNED_PARAMETERS or value.startswith(("ssl_", "recovery_target_")):
         owner = OWNED_PARAMETERS.get(value, "the operator")
         raise Refused(f"a parameter that is yours to set; this one is set by {owner}", "leave it out")
+    if value in DANGEROUS_PARAMETERS:
+        raise Refused(
+            f"a parameter that neither damages data nor stops the database; {DANGEROUS_PARAMETERS[value]}",
+            "leave it out",
+        )
     if not _PARAMETER.fullmatch(value):
         raise ValueError("not a parameter name")
     return value
@@ -414,9 +434,7 @@ class PostgresSettings(Model):
             Annotated[
                 StrictStr,
                 AfterValidator(_parameter_name),
-                editor(
-                    pattern=whole(rf"(?!ssl_|recovery_target_|({'|'.join(OWNED_PARAMETERS)})$){_PARAMETER.pattern}")
-                ),
+                editor(pattern=whole(rf"(?!ssl_|recovery_target_|({_REFUSED_PARAMETERS})$){_PARAMETER.pattern}")),
                 Rule("the lower-case name of a PostgreSQL parameter", "write for example work_mem"),
             ],
             Annotated[

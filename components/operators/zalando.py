@@ -94,6 +94,8 @@ def cluster_spec(request: DatabaseRequest, address_pool: str) -> dict[str, Any]:
             "maximum_lag_on_failover": PATRONI_MAXIMUM_LAG_BYTES,
             # A commit is acknowledged when a second member has it: nothing acknowledged is lost with one machine.
             "synchronous_mode": True,
+            # With five members a host may carry two of them: the primary and one that has every commit.
+            "synchronous_node_count": max(1, (request.instances - 1) // 2),
             "failsafe_mode": True,
         },
         "volume": {"size": f"{request.storage_gib}Gi", "storageClass": request.storage_class},

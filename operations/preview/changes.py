@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from operations.preview import names
+from operations.preview import labels, names
 from operations.preview.log import Action, Planned, Preview
 from operations.preview.names import Kind, Names, Thing
-from operations.preview.values import HIDDEN, LATER, PropertyChange, lookup, parse_path, property_changes, shown
+from operations.preview.redaction import HIDDEN
+from operations.preview.values import PropertyChange, lookup, property_changes, shown
 
 ACTION_ORDER: Final = (Action.DELETE, Action.REPLACE, Action.UPDATE, Action.CREATE)
 """The order in which changes are told: what cannot be undone first."""
@@ -27,91 +28,6 @@ class Change:
     parts: int
     """How many resources of the program that is."""
 
-
-Label = tuple[re.Pattern[str], str, str]
-"""Dotted property path (its groups may be used in the label), label, unit."""
-
-
-def _labels(*rows: tuple[str, str] | tuple[str, str, str]) -> list[Label]:
-    return [(re.compile(row[0]), row[1], row[2] if len(row) == 3 else "") for row in rows]
-
-
-_LABELS: Final[Mapping[str, Sequence[Label]]] = {
-    names.CONTAINER: _labels(
-        (r"cpu\.cores", "cores"),
-        (r"memory\.dedicated", "memory", "MiB"),
-        (r"memory\.swap", "swap", "MiB"),
-        (r"disk\.size", "disk", "GiB"),
-        (r"disk\.datastoreId", "disk storage"),
-        (r"nodeName", "Proxmox host"),
-        (r"vmId", "id"),
-        (r"tags", "roles"),
-        (r"initialization\.hostname", "host name"),
-        (r"initialization\.dns\.domain", "search domain"),
-        (r"initialization\.dns\.servers", "name servers"),
-        (r"initialization\.ipConfigs\.ipv4\.address", "address"),
-        (r"initialization\.ipConfigs\.ipv4\.gateway", "gateway"),
-        (r"networkInterfaces\.bridge", "bridge"),
-        (r"startup\.order", "start order"),
-        (r"startOnBoot", "starts with its Proxmox host"),
-        (r"started", "runs"),
-        (r"unprivileged", "unprivileged"),
-        (r"description", "description"),
-    ),
-    names.DATABASE: _labels(
-        (r"metadata\.name", "name"),
-        (r"spec\.postgresql\.parameters\.(.+)", "PostgreSQL parameter {}"),
-        (r"spec\.postgresql\.version", "PostgreSQL"),
-        (r"spec\.numberOfInstances", "members"),
-        (r"spec\.volume\.size", "volume of each member"),
-        (r"spec\.volume\.storageClass", "storage class of the volumes"),
-        (r"spec\.resources\.requests\.cpu", "CPU kept for each member"),
-        (r"spec\.resources\.requests\.memory", "memory kept for each member"),
-        (r"spec\.resources\.limits\.cpu", "CPU limit of each member"),
-        (r"spec\.resources\.limits\.memory", "memory limit of each member"),
-        (r"spec\.users\.([^.]+)", "role {}"),
-        (r"spec\.databases\.([^.]+)", "owner of database {}"),
-        (r"spec\.allowedSourceRanges", "networks that may connect"),
-        (r"spec\.masterServiceAnnotations\.metallb\.io/loadBalancerIPs", "address for writing"),
-        (r"spec\.replicaServiceAnnotations\.metallb\.io/loadBalancerIPs", "address for reading"),
-        (r"spec\.connectionPooler\.numberOfInstances", "poolers"),
-        (r"spec\.connectionPooler\.mode", "mode of the poolers"),
-        (r"spec\.connectionPooler\.maxDBConnections", "connections of each pooler to the database"),
-        (r"spec\.patroni\.(.+)", "Patroni {}"),
-        (r"spec\.teamId|metadata\.labels\.team", "team"),
-    ),
-    "kubernetes:core/v1:Service": _labels(
-        (r"metadata\.annotations\.metallb\.io/loadBalancerIPs", "address of the poolers"),
-        (r"spec\.loadBalancerSourceRanges", "networks that may connect"),
-    ),
-    "kubernetes:metallb.io/v1beta1:IPAddressPool": _labels((r"spec\.addresses", "addresses")),
-    "kubernetes:batch/v1:CronJob": _labels(
-        (r"spec\.schedule", "schedule"),
-        (r"spec\.timeZone", "time zone"),
-        (r"spec\.suspend", "suspended"),
-    ),
-    "school:index:SmbBackup": _labels(
-        (r"schedule", "schedule"), (r"timeZone", "time zone"), (r"keepDays", "days that backups are kept")
-    ),
-    "school:index:K3sControlPlane": _labels(
-        (r"version", "K3s"), (r"serverSettings\.(.+)", "setting {} of the K3s servers")
-    ),
-    "school:index:K3sDatastore": _labels((r"address", "address"), (r"accessRules", "who may connect")),
-    "school:index:MetalLbPool": _labels((r"addresses", "addresses")),
-    "school:index:ApiLoadBalancer": _labels((r"virtualAddress", "address")),
-    "school:index:FileShare": _labels((r"share", "name"), (r"address", "address")),
-    "school:index:PostgresCluster": _labels(
-        (r"clusterName", "name"), (r"operator", "operator"), (r"instances", "members")
-    ),
-    "school:index:ProxmoxLxcNode": _labels(
-        (r"machineName", "host name"),
-        (r"vmId", "id"),
-        (r"address", "address"),
-        (r"roles", "roles"),
-        (r"lxcLines", "raw lxc lines"),
-    ),
-    "school:index:ProxmoxHost": _labels((r"nodeName", "name"), (r"address", "address")),
-}
 
 _TASKS: Final[Mapping[str, str]] = {
     "prepare-proxmox-host": "kernel modules and limits are set again",
@@ -140,32 +56,6 @@ _ONLY_NOTES: Final = "only what Pulumi notes about it changes, nothing on it"
 
 _MAIN: Final[Mapping[Kind, str]] = {Kind.MACHINE: names.CONTAINER, Kind.DATABASE: names.DATABASE}
 """The resource whose coming and going is that of the thing. Other things are their component."""
-
-
-_DESCRIBED: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
-    names.CONTAINER: (
-        ("cpu.cores", "cores {}"),
-        ("memory.dedicated", "memory {} MiB"),
-        ("disk.size", "disk {} GiB"),
-        ("initialization.ipConfigs[0].ipv4.address", "address {}"),
-        ("vmId", "id {}"),
-        ("nodeName", "on {}"),
-    ),
-    names.DATABASE: (
-        ("spec.postgresql.version", "PostgreSQL {}"),
-        ("spec.volume.size", "volume of each member {}"),
-    ),
-    "school:index:PostgresCluster": (("instances", "members {}"), ("operator", "operator {}")),
-    "school:index:ProxmoxHost": (("address", "address {}"),),
-    "school:index:K3sControlPlane": (("version", "{}"),),
-    "school:index:MetalLbPool": (("addresses", "{}"),),
-    "school:index:SmbBackup": (
-        ("schedule", "at {}"),
-        ("timeZone", "time zone {}"),
-        ("keepDays", "backups are kept for {} days"),
-    ),
-}
-"""What is told of a new thing: property path and words."""
 
 
 def task_of(resource: Planned) -> str | None:
@@ -215,7 +105,7 @@ def _change(thing: Thing, resources: Sequence[Planned], *, exists: bool) -> Chan
     elif action is Action.REPLACE:
         words = _unique(word for resource in main for word in _words(resource))
     elif action is Action.CREATE:
-        words = _unique(word for resource in resources for word in _description(resource))
+        words = _unique(word for resource in resources for word in labels.described(resource))
     else:
         words = []
     return Change(things=[thing], action=action, words=words, parts=len(resources))
@@ -264,39 +154,33 @@ def _command_words(resource: Planned) -> str:
 
 def _sentences(resource: Planned) -> list[str]:
     """The properties that change; changes that differ only in a list position are one."""
-    rows = _LABELS.get(resource.type, ())
     found: list[str] = []
     other = 0
     anew = resource.action is Action.REPLACE
     for change in _lists_as_one(resource, property_changes(resource)):
-        if not change.path or _is_new_note(resource, change):
+        if not change.path or _is_new_note(resource, change) or (anew and _is_in_its_name(resource, change)):
             continue
         if resource.type in _SECRET_TYPES and change.path[0] != "metadata":
             found.append(f"what is in {_part(resource)} changes {HIDDEN}")
-            continue
-        label = next((_label(row, change) for row in rows if row[0].fullmatch(change.dotted)), None)
-        if label:
-            found.append(change.sentence(*label))
         elif resource.type == names.RELEASE:
             found.append(_chart_sentence(resource, change))
-        elif rows or anew:
-            other += not anew
+        elif labels.label(resource.type, change) or not (labels.has_own(resource.type) or anew):
+            found.append(labels.sentence(resource.type, change))
         else:
-            found.append(change.sentence(change.dotted))
+            other += not anew
     if other:
         found.append(f"{other} more {'property' if other == 1 else 'properties'} of {_part(resource)}")
     return list(dict.fromkeys(found))
 
 
+def _is_in_its_name(resource: Planned, change: PropertyChange) -> bool:
+    """Whether what the resource is called tells the change already."""
+    return change.dotted == "metadata.name" and resource.type != names.DATABASE
+
+
 def _is_new_note(resource: Planned, change: PropertyChange) -> bool:
     """Whether a component only begins, or ceases, to tell something about itself."""
     return resource.type.startswith("school:index:") and len(change.path) == 1 and None in (change.before, change.after)
-
-
-def _label(row: Label, change: PropertyChange) -> tuple[str, str] | None:
-    pattern, label, unit = row
-    found = pattern.fullmatch(change.dotted)
-    return (label.format(*found.groups()), unit) if found else None
 
 
 def _lists_as_one(resource: Planned, found: Sequence[PropertyChange]) -> list[PropertyChange]:
@@ -313,12 +197,11 @@ def _lists_as_one(resource: Planned, found: Sequence[PropertyChange]) -> list[Pr
 
 
 def _chart_sentence(resource: Planned, change: PropertyChange) -> str:
-    chart = shown(resource.after.get("chart"))
-    if change.dotted == "version":
-        return change.sentence(f"chart {chart}")
-    if change.path[0] == "values":
-        return change.sentence(f"{change.dotted.removeprefix('values.')} of the chart {chart}")
-    return change.sentence(f"{change.dotted} of the chart {chart}")
+    label = labels.label(resource.type, change)
+    if label and change.dotted == "version":
+        return change.sentence(_part(resource).removeprefix("the "), label.unit, label.form)
+    words = label.words if label else shown(change.dotted.removeprefix("values."))
+    return change.sentence(f"{words} of {_part(resource)}", form=label.form if label else None)
 
 
 def _part(resource: Planned) -> str:
@@ -340,13 +223,3 @@ def _part(resource: Planned) -> str:
         name = lookup(inputs, ("metadata", "name"))
         return f"the {resource.type.rsplit(':', 1)[-1]} {shown(name) if isinstance(name, str) else resource.name}"
     return f"the {names.words(resource.type.rsplit(':', 1)[-1])} {resource.name}"
-
-
-def _description(resource: Planned) -> Iterator[str]:
-    """What something new will be."""
-    inputs = resource.after
-
-    for path, text in _DESCRIBED.get(resource.type, ()):
-        value = lookup(inputs, parse_path(path))
-        if isinstance(value, str | int | float) and shown(value) != LATER:
-            yield text.format(shown(value))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from operations.preview import names
+from operations.preview import labels, names
 from operations.preview.log import Action, Planned, Preview
 from operations.preview.names import Kind, Machine, Names
 from operations.preview.values import lookup, property_changes, shown
@@ -16,7 +16,18 @@ RESTORING: Final = "docs/restoring.md"
 MADE_ANEW: Final = "docs/how-it-works.md#machines-that-come-go-and-are-made-anew"
 
 _GONE: Final = (Action.DELETE, Action.REPLACE)
-_TOKEN: Final = "k3s-token"
+_TOKENS: Final = {
+    "k3s-token": (
+        "the token of the K3s servers",
+        "The servers' own keys in the datastore are encrypted with it: with another token no server starts.",
+    ),
+    "k3s-agent-token": (
+        "the token of the K3s workers",
+        "The cluster knows its workers by it: with another token no worker that starts again comes back, until it is set up "
+        "again.",
+    ),
+}
+"""Resource to what people call it, and what is gone with it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,9 +80,8 @@ def _why(resource: Planned) -> str:
     if resource.action is Action.DELETE:
         return ""
     because = set(resource.step.replaced_because_of or ())
-    labels = {"vmId": "id", "nodeName": "Proxmox host", "metadata": "name", "unprivileged": "unprivileged"}
     reasons = [
-        change.sentence(labels.get(str(change.path[0]), change.dotted))
+        labels.sentence(resource.type, change)
         for change in property_changes(resource)
         if {str(change.path[0]), change.dotted} & because
     ]
@@ -162,11 +172,6 @@ def _rest(gone: list[Planned], roles: set[Role]) -> Iterator[DataLoss]:
                 lost="Nobody takes care of it any more and no backup is written; its files stay as long as their machine.",
                 see=RESTORING,
             )
-        if resource.type == names.PASSWORD and resource.name == _TOKEN and resource.action is Action.REPLACE:
-            yield DataLoss(
-                title="the token of the K3s servers",
-                action=resource.action,
-                why=_why(resource),
-                lost="The servers' own keys in the datastore are encrypted with it: with another token no server starts.",
-                see=RESTORING,
-            )
+        if resource.type == names.PASSWORD and resource.name in _TOKENS:
+            title, lost = _TOKENS[resource.name]
+            yield DataLoss(title=title, action=resource.action, why=_why(resource), lost=lost, see=RESTORING)

@@ -10,7 +10,7 @@ from typing import Final
 
 from operations.preview.log import PolicyResult, Preview
 from operations.preview.names import Names
-from operations.preview.values import redacted
+from operations.preview.redaction import redacted
 
 WAIVERS_IN_FORCE: Final = "waivers-in-force"
 """The advisory that names every waiver that holds."""

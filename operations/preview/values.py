@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from operations.preview.log import Action, Planned, State
+from operations.preview.redaction import HIDDEN, is_secret_name, redacted
 
 PropertyPath = tuple[str | int, ...]
 """Where a value lies in a resource's properties: keys and list positions."""
+Form = re.Pattern[str]
+"""How a value must be written, from its beginning to its end, to be shown."""
 
-HIDDEN: Final = "(not shown)"
 LATER: Final = "(known after `pulumi up`)"
 LONGEST_VALUE: Final = 80
 """Characters of a value that are shown."""
@@ -33,43 +34,7 @@ _UNKNOWN: Final = frozenset(
 )
 """By these the engine writes a value that is not known during a preview, one for each type."""
 
-_SECRET_WORDS: Final = frozenset(
-    {
-        "password",
-        "passwords",
-        "passwd",
-        "passphrase",
-        "passphrases",
-        "token",
-        "tokens",
-        "secret",
-        "secrets",
-        "key",
-        "keys",
-        "kubeconfig",
-        "credential",
-        "credentials",
-        "pgpass",
-    }
-)
-_SECRET_NAMES: Final = frozenset({"stringdata", "binarydata", "stdin", "environment", "connection"})
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SEGMENT = re.compile(r'\["((?:[^"\\]|\\.)*)"\]|\[(\d+)\]|([^.\[\]]+)')
-
-_LEAKS: Final = (
-    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL), HIDDEN),
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@]+(?=@)"), rf"\1{HIDDEN}"),
-    (re.compile(r"([\w.+-]+@[\w.-]+![\w.-]+=)[0-9a-fA-F-]{8,}"), rf"\1{HIDDEN}"),
-    (re.compile(r"\bK10[0-9a-f]{8,}::\S+"), HIDDEN),
-    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]+(\.[\w-]+)?"), HIDDEN),
-    (
-        re.compile(
-            r"(?i)(\b[\w.-]*(?:password|passwd|passphrase|token|secret|private_?key|api_?key)\b[\"']?\s*[:=]\s*)"
-            r"(\"[^\"]*\"|'[^']*'|[^\s,;)}\]]+)"
-        ),
-        rf"\1{HIDDEN}",
-    ),
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,15 +52,17 @@ class PropertyChange:
 
     @property
     def is_secret(self) -> bool:
-        """Whether neither value may be shown."""
-        return any(is_secret_name(part) for part in self.path if isinstance(part, str))
+        """Whether neither value may be shown, whatever it looks like."""
+        named = any(is_secret_name(part) for part in self.path if isinstance(part, str))
+        return named or is_secret(self.before) or is_secret(self.after)
 
-    def sentence(self, label: str, unit: str = "") -> str:
-        """``memory 4096 MiB -> 6144 MiB``; for a value that may not be shown only that it changes."""
-        if self.is_secret or HIDDEN in (shown(self.before), shown(self.after)):
+    def sentence(self, label: str, unit: str = "", form: Form | None = None) -> str:
+        """``memory 4096 MiB -> 6144 MiB``. Without a ``form``, or when a value has another one, only that it changes."""
+        if self.is_secret:
             return f"{label} changes {HIDDEN}"
-        if any(isinstance(value, str) and "\n" in value for value in (self.before, self.after)):
-            return f"{label} changes"
+        if form is None or not (fits(self.before, form) and fits(self.after, form)):
+            happens = "is set" if self.before is None else "is taken away" if self.after is None else "changes"
+            return f"{label} {happens}"
         before, after = (
             shown(value) + (f" {unit}" if unit and isinstance(value, int | float) else "")
             for value in (self.before, self.after)
@@ -114,55 +81,44 @@ def is_secret(value: Any) -> bool:
     return value == "[secret]" or (isinstance(value, Mapping) and value.get(_SIGNATURE) == _SECRET)
 
 
-def is_secret_name(name: str) -> bool:
-    """Whether a property of this name is taken for a secret, whatever the log says."""
-    words = {word.lower() for word in _WORD.findall(name)}
-    return bool(words & _SECRET_WORDS) or name.lower() in _SECRET_NAMES
-
-
 def shown(value: Any) -> str:
-    """A value for people: short, on one line, and without anything secret."""
-    if is_secret(value):
-        return HIDDEN
-    if isinstance(value, Mapping) and _SIGNATURE in value:
-        return "(a file)"
-    if isinstance(value, str) and value in _UNKNOWN:
-        return LATER
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if (
-        isinstance(value, Sequence)
-        and not isinstance(value, str)
-        and all(isinstance(item, str | int) for item in value)
-    ):
+    """A value for people: short, on one line, and without anything secret. Of anything but plain values nothing is shown."""
+    if isinstance(value, list) and all(_is_plain(item) for item in value):
         text = ", ".join(shown(item) for item in value) or "nothing"
-    elif isinstance(value, str | int | float):
-        text = redacted(str(value))
     elif value is None:
         text = "nothing"
+    elif is_secret(value) or not _is_plain(value):
+        text = HIDDEN
+    elif is_unknown(value):
+        text = LATER
+    elif isinstance(value, bool):
+        text = "yes" if value else "no"
     else:
-        text = json.dumps(_without_secrets(value), ensure_ascii=False, sort_keys=True)
+        text = redacted(_written(value))
     text = " ".join(text.split())
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 4]} ..."
 
 
-def _without_secrets(value: Any) -> Any:
-    if is_secret(value) or (isinstance(value, str) and value in _UNKNOWN):
-        return shown(value)
-    if isinstance(value, Mapping):
-        return {key: HIDDEN if is_secret_name(str(key)) else _without_secrets(item) for key, item in value.items()}
+def is_unknown(value: Any) -> bool:
+    """Whether the value is known only after ``pulumi up``."""
+    return isinstance(value, str) and value in _UNKNOWN
+
+
+def fits(value: Any, form: Form) -> bool:
+    """Whether a value may be shown: each of its items has the form, or there is nothing to show yet."""
+    if value is None or is_unknown(value) or isinstance(value, bool):
+        return True
     if isinstance(value, list):
-        return [_without_secrets(item) for item in value]
-    return redacted(value) if isinstance(value, str) else value
+        return all(_is_plain(item) and fits(item, form) for item in value)
+    return _is_plain(value) and form.fullmatch(_written(value)) is not None
 
 
-def redacted(text: str) -> str:
-    """A text that somebody else wrote, without what looks like a password, a token or a private key."""
-    for pattern, replacement in _LEAKS:
-        text = pattern.sub(replacement, text)
-    return text
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float)
+
+
+def _written(value: str | int | float) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def parse_path(text: str) -> PropertyPath:

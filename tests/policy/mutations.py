@@ -34,6 +34,7 @@ PROPERTIES: Final[Mapping[str, Mapping[str, Any]]] = {
     "postgres-cluster": {
         "spec numberOfInstances": 2,
         "spec patroni synchronous_mode": False,
+        "spec patroni synchronous_node_count": 3,
         "spec patroni failsafe_mode": False,
         "spec patroni ttl": 7,
         "spec patroni loop_wait": 15,
@@ -44,6 +45,13 @@ PROPERTIES: Final[Mapping[str, Mapping[str, Any]]] = {
         "spec users bauer": ["superuser"],
         "spec postgresql parameters password_encryption": "md5",
         "spec postgresql parameters synchronous_commit": "off",
+        "spec postgresql parameters zero_damaged_pages": "on",
+        "spec postgresql parameters archive_command": "/bin/true",
+        "spec patroni pg_hba": ["host all all 0.0.0.0/0 trust"],
+        "spec standby": {"s3_wal_path": "s3://another"},
+        "spec sidecars": [{"name": "another"}],
+        "spec spiloRunAsUser": 0,
+        "spec env": [{"name": "ANOTHER_PASSWORD", "value": "not-a-secret-any-more"}],
         "spec databases wiki": "bauer",
         "metadata namespace": "another",
         "spec masterServiceAnnotations metallb.io/loadBalancerIPs": "10.0.145.131",
@@ -73,6 +81,7 @@ PROPERTIES: Final[Mapping[str, Mapping[str, Any]]] = {
     "postgres-pooler-address": {
         "spec type": "NodePort",
         "spec loadBalancerSourceRanges": [WORLD],
+        "spec externalIPs": ["10.0.145.10"],
         "metadata annotations metallb.io/loadBalancerIPs": "10.0.145.130",
     },
     # The backup.
@@ -80,6 +89,8 @@ PROPERTIES: Final[Mapping[str, Mapping[str, Any]]] = {
         "spec concurrencyPolicy": ABSENT,
         "spec startingDeadlineSeconds": ABSENT,
         "spec suspend": True,
+        "spec jobTemplate spec suspend": True,
+        "spec jobTemplate spec parallelism": 0,
         "spec failedJobsHistoryLimit": 0,
         "spec timeZone": ABSENT,
         "spec jobTemplate spec activeDeadlineSeconds": ABSENT,
@@ -89,6 +100,10 @@ PROPERTIES: Final[Mapping[str, Mapping[str, Any]]] = {
         f"{POD} securityContext runAsUser": 0,
         f"{POD} securityContext seccompProfile": ABSENT,
         f"{POD} volumes 0": {"name": "backup", "hostPath": {"path": "/srv"}},
+        f"{DUMP} command": ["true"],
+        f"{DUMP} ports": [{"hostPort": 5432}],
+        f"{DUMP} securityContext capabilities add": ["SYS_ADMIN"],
+        f"{DUMP} env 1 value": "another.postgres.svc",
         f"{DUMP} image": "ghcr.io/zalando/spilo-17",
         f"{DUMP} securityContext privileged": True,
         f"{DUMP} securityContext allowPrivilegeEscalation": ABSENT,
@@ -101,14 +116,19 @@ PROPERTIES: Final[Mapping[str, Mapping[str, Any]]] = {
         f"{DUMP} env 2 value": "prefer",
         f"{DUMP} env 6 value": "another",
         "metadata labels purpose": ABSENT,
-        "spec schedule": "daily",
+        "spec schedule": "0 2 * * 0",
     },
     # Addresses.
     "metallb-chart": {"version": "^0.15.0"},
     "postgres-namespace": {"metadata labels pod-security.kubernetes.io/enforce": "privileged"},
     "postgres-default-deny": {"spec policyTypes": ["Egress"]},
     "metallb-pool": {"spec addresses": ["10.0.145.200-10.0.145.210"], "spec autoAssign": ABSENT},
-    "metallb-advertisement": {"spec ipAddressPools": ["another"], "metadata namespace": "another"},
+    "metallb-advertisement": {
+        "spec ipAddressPools": ["another"],
+        "spec nodeSelectors": [{"matchLabels": {"kubernetes.io/hostname": "gl2"}}],
+        "spec interfaces": ["eth1"],
+        "metadata namespace": "another",
+    },
     # Kubernetes.
     "k3s": {
         "version": "stable",
@@ -123,6 +143,8 @@ PROPERTIES: Final[Mapping[str, Mapping[str, Any]]] = {
         "serverSettings token": "not-a-secret-any-more",
         "serverSettings kube-controller-manager-arg": [],
         "serverSettings kube-apiserver-arg": [],
+        "serverSettings kubelet-arg": ["authorization-mode=AlwaysAllow"],
+        "serverSettings disable-network-policy": True,
         "serverSettings kube-proxy-arg": ["nodeport-addresses=10.0.145.0/24"],
     },
     "datastore": {"accessRules": ["local all postgres peer", f"host all all {WORLD} md5"]},
@@ -156,7 +178,7 @@ PROPERTIES: Final[Mapping[str, Mapping[str, Any]]] = {
     "gl9": {"lxcLines": ["lxc.apparmor.profile: unconfined"]},
     # Proxmox and the commands.
     "proxmox": {"insecure": "true", "endpoint": "http://10.0.145.10:8006/", "apiToken": "root@pam!pulumi=11111111"},
-    "kubernetes": {"kubeconfig": ABSENT},
+    "kubernetes": {"kubeconfig": ABSENT, "clusterIdentifier": ABSENT, "deleteUnreachable": "true"},
     "pve1-template": {"checksum": ABSENT, "checksumAlgorithm": "md5"},
     "k3s-token": {"length": 3},
     "backup-scripts": {"data backup.sh": "export PGPASSWORD=not-a-secret-any-more"},
@@ -210,7 +232,16 @@ FREE: Final[Mapping[tuple[str, str], Sequence[str]]] = {
 }
 """Resource and property to what may be anything in it: no policy looks there, on purpose."""
 
-OUTPUTS: Final[Mapping[str, Mapping[str, Any]]] = {"api": {"endpoint": "https://10.0.145.110:6443"}}
+OUTPUTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "api": {
+        "endpoint": "https://10.0.145.110:6443",
+        "addresses": ["10.0.145.114"],
+        "server_addresses": ["10.0.145.110"],
+    },
+    "k3s": {"server_addresses": ["10.0.145.110"], "worker_addresses": ["10.0.145.113"]},
+    "datastore": {"address": "10.0.145.110"},
+    "backup-share": {"server": "10.0.145.112", "allowed_network": WORLD},
+}
 """Component to output to what becomes of it: policies of the whole plan see outputs."""
 
 OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -218,6 +249,8 @@ OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "postgres-namespace": {"protect": False},
     "gl2-container": {"protect": False, "delete_before_replace": False},
     "gl8-container": {"protect": False, "ignore_changes": ()},
+    "k3s-token": {"protect": False},
+    "k3s-agent-token": {"protect": False},
     "k3s-gl2": {"delete_before_replace": False},
     "backup-schedule": {"delete_before_replace": False},
 }
@@ -225,6 +258,7 @@ OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
 
 REMOVED: Final = (
     "postgres-cluster",
+    "postgres-operator-chart",
     "postgres-default-deny",
     "gl3-container",
     "gl10-container",
@@ -258,6 +292,7 @@ ADDED: Final[Mapping[str, Planned]] = {
     "that opens SSH to everybody": thing(
         FIREWALL_RULES, "another-rule", rules=[{"type": "in", "action": "ACCEPT", "proto": "tcp", "dport": "22"}]
     ),
+    "that changes a part of an object": thing("kubernetes:core/v1:ServicePatch", "another-patch", spec={}),
     "which nobody backs up": thing(
         vocabulary.DATABASE, "another-database", metadata={"name": "another"}, spec={"numberOfInstances": 3}
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policy import availability, placement, vocabulary
+from policy import availability, placement, roles, vocabulary
 from tests.policy.cases import (
     AnyPolicy,
     Change,
@@ -14,11 +14,13 @@ from tests.policy.cases import (
     judged,
     left_open,
     names_of,
+    output,
     said,
     setting,
     unknown,
     without,
 )
+from tests.policy.judging import UNKNOWN as NOT_KNOWN
 from tests.policy.judging import Judge, Planned
 
 pytestmark = pytest.mark.unit
@@ -59,6 +61,9 @@ def one_more(like: str, name: str, host: str) -> Change:
 
 
 THREE_DATASTORES = (on_host("gl8", "pve4"), one_more("gl8", "gl18", "pve5"), one_more("gl8", "gl28", "pve6"))
+FIVE_ON_THREE_HOSTS = (one_more("gl6", "gl12", "pve1"), one_more("gl6", "gl13", "pve2"), members(5))
+TWO_COPIES = setting(DATABASE, "spec", "patroni", "synchronous_node_count", to=2)
+SERVER_ON_THE_THIRD_HOST = one_more("gl3", "gl4", "pve3")
 FOUR_WORKERS = (one_more("gl6", "gl12", "pve4"), one_more("gl6", "gl13", "pve5"))
 
 BROKEN: list[tuple[AnyPolicy, list[Change], str]] = [
@@ -86,7 +91,7 @@ BROKEN: list[tuple[AnyPolicy, list[Change], str]] = [
     (
         availability.DATABASE_FAILSAFE_MODE,
         [patroni("failsafe_mode", False)],
-        "postgres-cluster switches Patroni's `failsafe_mode` off; allowed is true.",
+        "postgres-cluster has Patroni's `failsafe_mode` false; allowed is true.",
     ),
     (
         availability.DATABASE_FAILSAFE_MODE,
@@ -272,15 +277,40 @@ BROKEN: list[tuple[AnyPolicy, list[Change], str]] = [
         [on_host("gl6", "pve1")],
         "pve1 carries 2 K3s machines (gl2, gl6), so its loss can take 2 of the 3 members of postgres-cluster; allowed are 1.",
     ),
+    # Its three members may land on both machines of one host.
     (
         placement.K3S_MACHINES_ACROSS_HOSTS,
-        [*FOUR_WORKERS, members(5), on_host("gl6", "pve1"), on_host("gl12", "pve1")],
+        [one_more("gl6", "gl12", "pve1")],
+        "pve1 carries 2 K3s machines (gl2, gl12), so its loss can take 2 of the 3 members of postgres-cluster; allowed are "
+        "1. Use another Proxmox host for the machine (`machines`, key `proxmoxHost`), or add two machines and raise "
+        "`postgres.instances` to 5 in the same change.",
+    ),
+    (
+        placement.K3S_MACHINES_ACROSS_HOSTS,
+        [*FOUR_WORKERS, members(5), TWO_COPIES, on_host("gl6", "pve1"), on_host("gl12", "pve1")],
         "pve1 carries 3 K3s machines (gl2, gl6, gl12), so its loss can take 3 of the 5 members of postgres-cluster;",
+    ),
+    # The one synchronous standby may be on the primary's host.
+    (
+        placement.K3S_MACHINES_ACROSS_HOSTS,
+        [*FOUR_WORKERS, members(5), on_host("gl6", "pve1")],
+        "pve1 carries 2 K3s machines (gl2, gl6), so its loss can take 2 of the 5 members of postgres-cluster; allowed are 1.",
     ),
     (
         placement.DATASTORE_APART_FROM_K3S_SERVERS,
         [on_host("gl8", "pve2")],
-        "pve2 carries the datastore gl8 and the K3s servers gl3; allowed is a Proxmox host without a K3s server.",
+        "pve2 carries the datastore gl8 and the K3s servers gl3, so its loss leaves gl2; allowed are 2 servers or more on "
+        "other hosts.",
+    ),
+    (
+        placement.DATASTORE_APART_FROM_K3S_SERVERS,
+        [*(on_host(name, "pve1") for name in ("gl3", "gl8"))],
+        "pve1 carries the datastore gl8 and the K3s servers gl2, gl3, so its loss leaves no server;",
+    ),
+    (
+        placement.DATASTORE_APART_FROM_K3S_SERVERS,
+        [one_more("gl2", "gl4", "pve2"), on_host("gl8", "pve2")],
+        "and the K3s servers gl3, gl4, so its loss leaves gl2;",
     ),
     (
         placement.API_LOAD_BALANCERS_ON_DIFFERENT_HOSTS,
@@ -322,6 +352,97 @@ BROKEN: list[tuple[AnyPolicy, list[Change], str]] = [
             )
         ],
         "set uses Longhorn",
+    ),
+    (
+        availability.DATABASE_HAS_OPERATOR,
+        [without(OPERATOR)],
+        "postgres-cluster has 0 Helm releases of the chart postgres-operator (none); allowed is one. Install it with one",
+    ),
+    (
+        availability.DATABASE_HAS_OPERATOR,
+        [setting(OPERATOR, "chart", to="oci://registry.example/school/database-operator")],
+        "has 0 Helm releases of the chart postgres-operator (none);",
+    ),
+    (availability.DATABASE_HAS_OPERATOR, [setting(OPERATOR, "chart", to=None)], "has 0 Helm releases"),
+    (
+        availability.DATABASE_HAS_OPERATOR,
+        [copy_of(OPERATOR, "another", setting("another", "chart", to="./charts/postgres-operator/"))],
+        "has 2 Helm releases of the chart postgres-operator (another, postgres-operator-chart); allowed is one.",
+    ),
+    (
+        roles.MACHINE_HAS_ROLE,
+        [setting("gl6-container", "tags", to=["school-postgres-school"])],
+        "gl6 has the tags school-postgres-school; allowed is at least one of k3s-server, k3s-worker, datastore, "
+        "api-load-balancer, file-share. Give it at least one of the `roles` in `machines`",
+    ),
+    (roles.MACHINE_HAS_ROLE, [setting("gl6-container", "tags", to=None)], "gl6 has the tags none; allowed is at least"),
+    (
+        roles.MACHINE_RUNS_ITS_ROLES,
+        [output("datastore", "address", "10.0.145.110")],
+        "datastore runs the datastore on gl2, and the tag datastore is on gl8; allowed are the same machines.",
+    ),
+    (
+        roles.MACHINE_RUNS_ITS_ROLES,
+        [output("datastore", "address", None)],
+        "datastore runs the datastore on no machine, and the tag datastore is on gl8;",
+    ),
+    (
+        roles.MACHINE_RUNS_ITS_ROLES,
+        [output("api", "addresses", ["10.0.145.114"])],
+        "api runs balancers on gl9, and the tag api-load-balancer is on gl9, gl10;",
+    ),
+    (
+        roles.MACHINE_RUNS_ITS_ROLES,
+        [output("k3s", "server_addresses", ["10.0.145.110", "10.0.145.99"])],
+        "k3s runs K3s servers on gl2, 10.0.145.99, and the tag k3s-server is on gl2, gl3;",
+    ),
+    (
+        roles.MACHINE_RUNS_ITS_ROLES,
+        [setting("gl6-container", "tags", to=None)],
+        "k3s runs K3s workers on gl6, and the tag k3s-worker is on no machine;",
+    ),
+    (
+        roles.MACHINE_RUNS_ITS_ROLES,
+        [output("backup-share", "server", "10.0.145.112")],
+        "backup-share runs the file share on gl6, and the tag file-share is on gl8;",
+    ),
+    (
+        roles.MACHINE_RUNS_ITS_ROLES,
+        [setting("gl6-container", "initialization", "ipConfigs", to=None)],
+        "k3s runs K3s workers on 10.0.145.112, and the tag k3s-worker is on gl6;",
+    ),
+    (
+        roles.API_LOAD_BALANCERS_REACH_EVERY_SERVER,
+        [output("api", "server_addresses", ["10.0.145.110"])],
+        "api forwards to gl2, and the K3s servers are gl2, gl3; allowed are all of them and no other.",
+    ),
+    (
+        roles.API_LOAD_BALANCERS_REACH_EVERY_SERVER,
+        [output("api", "server_addresses", ["10.0.145.110", "10.0.145.111", "10.0.145.112"])],
+        "api forwards to gl2, gl3, gl6, and the K3s servers are gl2, gl3;",
+    ),
+    (
+        roles.API_LOAD_BALANCERS_REACH_EVERY_SERVER,
+        [output("api", "server_addresses", None)],
+        "api forwards to no machine, and the K3s servers are gl2, gl3;",
+    ),
+    (
+        roles.FILE_SHARE_CLOSED,
+        [output("backup-share", "allowed_network", "0.0.0.0/0")],
+        "backup-share admits 0.0.0.0/0; allowed is the machines' network (10.0.145.0/24) or a part of it.",
+    ),
+    (roles.FILE_SHARE_CLOSED, [output("backup-share", "allowed_network", "10.0.144.0/23")], "admits 10.0.144.0/23;"),
+    (roles.FILE_SHARE_CLOSED, [output("backup-share", "allowed_network", "192.168.7.0/24")], "admits 192.168.7.0/24;"),
+    (roles.FILE_SHARE_CLOSED, [output("backup-share", "allowed_network", "::/0")], "admits ::/0;"),
+    (
+        roles.FILE_SHARE_CLOSED,
+        [output("backup-share", "allowed_network", None)],
+        "backup-share admits no network that can be read; allowed is the machines' network",
+    ),
+    (
+        roles.FILE_SHARE_CLOSED,
+        [setting("gl8-container", "tags", to=["datastore", "file-share", "k3s-worker"])],
+        "backup-share is on gl8, which runs pods; allowed is a machine that runs none.",
     ),
 ]
 """Policy, what is done to the school's plan, and the sentence."""
@@ -379,9 +500,13 @@ KEPT: list[tuple[AnyPolicy, list[Change]]] = [
     (placement.DATABASE_MEMBERS_FIT_MACHINES, [members(4), setting(OPERATOR, *PREFERRED, to=True)]),
     (placement.DATABASE_MEMBERS_FIT_MACHINES, [members(4), setting(OPERATOR, *ANTIAFFINITY, to=None)]),
     (placement.K3S_SERVERS_ON_DIFFERENT_HOSTS, [without("gl2-container")]),
-    (placement.K3S_MACHINES_ACROSS_HOSTS, [*FOUR_WORKERS, members(5), on_host("gl6", "pve1")]),
+    (placement.K3S_MACHINES_ACROSS_HOSTS, [*FOUR_WORKERS, members(5), TWO_COPIES, on_host("gl6", "pve1")]),
+    (placement.K3S_MACHINES_ACROSS_HOSTS, [*FIVE_ON_THREE_HOSTS, TWO_COPIES]),
     (placement.K3S_MACHINES_ACROSS_HOSTS, [members(2), on_host("gl6", "pve1")]),
     (placement.K3S_MACHINES_ACROSS_HOSTS, [members(None), on_host("gl6", "pve1")]),
+    (placement.DATASTORE_APART_FROM_K3S_SERVERS, [SERVER_ON_THE_THIRD_HOST]),
+    # A single server is another policy's business.
+    (placement.DATASTORE_APART_FROM_K3S_SERVERS, [without("gl3-container")]),
     (placement.DATASTORE_APART_FROM_K3S_SERVERS, [*THREE_DATASTORES, on_host("gl8", "pve1")]),
     (placement.API_LOAD_BALANCERS_ON_DIFFERENT_HOSTS, [without("gl9-container")]),
     (
@@ -392,6 +517,34 @@ KEPT: list[tuple[AnyPolicy, list[Change]]] = [
         ],
     ),
     (placement.LONGHORN_NEEDS_KVM, [setting(DATABASE, "spec", "volume", "storageClass", to=None)]),
+    *(
+        (availability.DATABASE_HAS_OPERATOR, [setting(OPERATOR, "chart", to=chart)])
+        for chart in (
+            "zalando/postgres-operator",
+            "./charts/postgres-operator/",
+            "charts/postgres-operator-1.15.0",
+            "postgres-operator.tgz",
+            "https://charts.example/postgres-operator-1.15.0.tgz?from=mirror",
+            "oci://registry.example/charts/postgres-operator:1.15.0",
+            "oci://registry.example/charts/postgres-operator@sha256:0123456789abcdef",
+        )
+    ),
+    # Its user interface is another chart.
+    (
+        availability.DATABASE_HAS_OPERATOR,
+        [copy_of(OPERATOR, "another", setting("another", "chart", to="postgres-operator-ui"))],
+    ),
+    (availability.DATABASE_HAS_OPERATOR, [without(OPERATOR, DATABASE)]),
+    (roles.MACHINE_HAS_ROLE, [setting("gl6-container", "tags", to=["file-share"])]),
+    (
+        roles.MACHINE_RUNS_ITS_ROLES,
+        [without("gl6-container"), output("k3s", "worker_addresses", [])],
+    ),
+    (
+        roles.API_LOAD_BALANCERS_REACH_EVERY_SERVER,
+        [output("api", "server_addresses", ["10.0.145.111", "10.0.145.110"])],
+    ),
+    (roles.FILE_SHARE_CLOSED, [output("backup-share", "allowed_network", "10.0.145.96/27")]),
 ]
 """Policy, and what is done to the school's plan without breaking it."""
 
@@ -435,6 +588,15 @@ UNKNOWN: list[tuple[AnyPolicy, Change, str]] = [
         unknown(DATABASE, "spec", "volume", "storageClass"),
         "spec.volume.storageClass of postgres-cluster",
     ),
+    (availability.DATABASE_HAS_OPERATOR, unknown(OPERATOR, "chart"), "chart of postgres-cluster"),
+    (roles.MACHINE_HAS_ROLE, unknown("gl6-container", "tags"), "tags of gl6-container"),
+    (roles.MACHINE_RUNS_ITS_ROLES, output("datastore", "address", NOT_KNOWN), "address of datastore"),
+    (
+        roles.API_LOAD_BALANCERS_REACH_EVERY_SERVER,
+        output("api", "server_addresses", NOT_KNOWN),
+        "server_addresses of api",
+    ),
+    (roles.FILE_SHARE_CLOSED, output("backup-share", "allowed_network", NOT_KNOWN), "allowed_network of backup-share"),
 ]
 """Policy, what is not known yet, and how it is called."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -54,7 +55,62 @@ def test_the_schools_backups_are_relied_upon(school_plan: list[Planned], first_p
             backups.DATABASE_HAS_SCHEDULED_BACKUP,
             ("spec", "schedule"),
             "0 0 2 * * *",
-            "has the schedule 0 0 2 * * *; allowed are five fields such as 0 2 * * *.",
+            "has the schedule 0 0 2 * * *; allowed are five fields such as 0 2 * * *, with * for the day of the month",
+        ),
+        *(
+            (backups.DATABASE_HAS_SCHEDULED_BACKUP, ("spec", "schedule"), schedule, f"has the schedule {schedule}; all")
+            for schedule in ("0 2 * * 0", "0 2 1 * *", "0 2 * 1 *", "0 2 31 2 *", "0 24 * * *", "@yearly", "x 2 * * *")
+        ),
+        (
+            backups.DATABASE_HAS_SCHEDULED_BACKUP,
+            ("spec", "suspend"),
+            "false",
+            "is suspended; allowed is `suspend` false.",
+        ),
+        (
+            backups.DATABASE_HAS_SCHEDULED_BACKUP,
+            (*JOB, "suspend"),
+            True,
+            "starts its jobs suspended; allowed is `jobTemplate.spec.suspend` false.",
+        ),
+        (
+            backups.DATABASE_HAS_SCHEDULED_BACKUP,
+            (*JOB, "parallelism"),
+            0.0,
+            "has `parallelism` 0, so that no pod is started; allowed is 1.",
+        ),
+        (
+            backups.DATABASE_HAS_SCHEDULED_BACKUP,
+            (*JOB, "completions"),
+            0.0,
+            "has `completions` 0, so that no pod is started; allowed is 1.",
+        ),
+        *(
+            (
+                backups.DATABASE_HAS_SCHEDULED_BACKUP,
+                (*POD, "initContainers", 0, "command"),
+                command,
+                "does nothing in container dump; allowed is the command that makes the backup.",
+            )
+            for command in (["true"], ["/bin/true"], ["sh", "-c", "exit 0"], ["/bin/sh", "-ec", ":"], ["sleep", "1"])
+        ),
+        (
+            backups.DATABASE_HAS_SCHEDULED_BACKUP,
+            (*POD, "containers", 0, "command"),
+            ["/bin/sh", "-c"],
+            "does nothing in container upload; allowed is",
+        ),
+        (
+            backups.BACKUP_JOB_SAFE,
+            (*JOB, "activeDeadlineSeconds"),
+            599.0,
+            "`activeDeadlineSeconds` 599; allowed is 600 or more.",
+        ),
+        (
+            backups.BACKUP_JOB_SAFE,
+            (*POD, "activeDeadlineSeconds"),
+            1.0,
+            "`activeDeadlineSeconds` 1; allowed is 600 or more.",
         ),
         (
             backups.DATABASE_HAS_SCHEDULED_BACKUP,
@@ -92,7 +148,7 @@ def test_the_schools_backups_are_relied_upon(school_plan: list[Planned], first_p
             backups.BACKUP_JOB_SAFE,
             (*JOB, "activeDeadlineSeconds"),
             None,
-            "`activeDeadlineSeconds` unset; allowed is 1 or more.",
+            "`activeDeadlineSeconds` unset; allowed is 600 or more.",
         ),
         (
             backups.BACKUP_JOB_SAFE,
@@ -175,6 +231,76 @@ def test_what_a_backup_is_told_is_looked_at(
     assert list(verdict.violations) == [policy.name]
     (message,) = verdict.violations[policy.name]
     assert sentence in message
+
+
+@pytest.mark.parametrize("schedule", ["0 2 * * *", "30 1,13 * * *", "*/15 6-20/2 * * *", "00 02 * * *"])
+@pytest.mark.parametrize("command", [None, ["/bin/sh", "-c", "exec /scripts/dump.sh"], ["/usr/bin/truedump"]])
+def test_a_backup_of_every_day_is_one(backed_up: list[Planned], schedule: str, command: list[str] | None) -> None:
+    (cron_job,) = [resource for resource in backed_up if resource.name == CRON_JOB]
+    spec = dict(cron_job.properties["spec"]) | {"schedule": schedule}
+    plan = [*removed(backed_up, CRON_JOB), replace(cron_job, properties=dict(cron_job.properties) | {"spec": spec})]
+    plan = with_property(plan, CRON_JOB, (*POD, "initContainers", 0, "command"), command)
+    assert not Judge(*backups.POLICIES).of_plan(plan).violations
+
+
+def last(name: str, value: str) -> Callable[[Sequence[object]], list[object]]:
+    """One more environment variable behind the others, which is the one that counts."""
+    return lambda old: [*old, {"name": name, "value": value}]
+
+
+@pytest.mark.parametrize(
+    ("environment", "name", "value", "sentence"),
+    [
+        (DUMP, "CLUSTER", "other", "has another CLUSTER in container dump; allowed is wichtige-daten-3 in all"),
+        (UPLOAD, "CLUSTER", "other", "has another CLUSTER in container upload; allowed is wichtige-daten-3 in all"),
+        (
+            DUMP,
+            "PGHOST",
+            "other.postgres.svc",
+            "connects to another host than the database in container dump; allowed is PGHOST "
+            "wichtige-daten-3.postgres.svc.",
+        ),
+        (DUMP, "PGHOST", "wichtige-daten-3.other.svc", "connects to another host than the database in container dump"),
+        (DUMP, "PGHOSTADDR", "10.0.145.9", "sets PGHOSTADDR in container dump; allowed is PGHOST alone."),
+        (DUMP, "PGSERVICE", "other", "sets PGSERVICE in container dump; allowed is PGHOST alone."),
+    ],
+)
+def test_a_dump_of_another_database_is_no_backup(
+    backed_up: list[Planned], environment: Sequence[str | int], name: str, value: str, sentence: str
+) -> None:
+    plan = with_property(backed_up, CRON_JOB, environment, last(name, value))
+    (message,) = Judge(*backups.POLICIES).of_plan(plan).violations["database-has-scheduled-backup"]
+    assert f"backup-schedule, the backup of postgres-cluster, {sentence}" in message
+
+
+def test_a_backup_that_reads_no_database_is_none(backed_up: list[Planned]) -> None:
+    plan = with_property(backed_up, CRON_JOB, DUMP, [])
+    verdict = Judge(*backups.POLICIES).of_plan(plan)
+    assert list(verdict.violations) == ["database-has-scheduled-backup"]
+    assert "connects to no database; allowed is PGHOST wichtige-daten-3.postgres.svc." in verdict.sentences[0]
+
+
+def test_a_backup_that_does_not_run_covers_nothing(backed_up: list[Planned]) -> None:
+    (cron_job,) = [resource for resource in backed_up if resource.name == CRON_JOB]
+    plan = with_property(backed_up, DATABASE, ("spec", "databases", "noten"), "bauer")
+    second = with_property([replace(cron_job, name="second")], "second", DUMP, last("DATABASES", "noten"))
+    judge = Judge(*backups.POLICIES)
+    assert not judge.of_plan([*plan, *second]).violations
+    suspended = with_property(second, "second", ("spec", "suspend"), True)
+    elsewhere = with_property(second, "second", DUMP, last("PGHOST", "other.postgres.svc"))
+    for useless in (suspended, elsewhere):
+        verdict = judge.of_plan([*plan, *useless])
+        assert list(verdict.violations) == ["backup-covers-every-database"]
+        assert "postgres-cluster has the database noten, which is in no backup" in verdict.sentences[0]
+
+
+@pytest.mark.parametrize("value", [0.5, True, "text", {"name": 1}, [None, 1.0, "text", {}]])
+def test_what_has_another_shape_is_a_violation_and_no_crash(backed_up: list[Planned], value: object) -> None:
+    judge = Judge(*backups.POLICIES)
+    for path in (DUMP, UPLOAD, (*POD, "initContainers", 0, "command"), (*POD, "initContainers"), ("spec",)):
+        plan = with_property(backed_up, CRON_JOB, path, value)
+        assert judge.of_plan(plan).violations or path[-1] == "command"
+    judge.of_plan(with_property(backed_up, DATABASE, ("spec", "databases"), value))
 
 
 def test_a_database_without_a_backup_is_a_violation(backed_up: list[Planned]) -> None:

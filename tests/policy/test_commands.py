@@ -62,6 +62,7 @@ def test_a_secret_on_a_command_line_is_found_and_not_repeated(text: str, kind: s
         "PGPASSWORD=$(cat /root/password) psql",
         "mysql --password-file=/root/password --token-file /root/token",
         "docker login --password-stdin",
+        "compass=north bypass=1 OLDPWD=x PWD=y make",
         "psql postgres://k3s@gl8:5432/k3s?sslmode=verify-full",
         'psql "postgres://k3s:$PASSWORD@gl8/k3s"',
         "curl https://gl8:8006/a@b",
@@ -81,7 +82,19 @@ def test_an_environment_and_an_interpreter_are_looked_at() -> None:
     interpreter = judged({"interpreter": ["bash", "-c", "PGPASSWORD=hunter2 psql"]}, LOCAL)
     assert "a password that is assigned in `interpreter`" in "".join(interpreter.violations["command-without-secret"])
     assert "hunter2" not in "".join([*named.sentences, *valued.sentences, *interpreter.sentences])
-    assert not judged({"environment": {"PASSWORD_FILE": "/root/password", "PATH": "/bin"}}).violations
+    harmless = {
+        "PASSWORD_FILE": "/root/password",
+        "PATH": "/bin",
+        "TOKEN_EXPIRY": "3600",
+        "SSL_KEY": "/etc/tls/tls.key",
+    }
+    assert not judged({"environment": harmless}).violations
+
+
+@pytest.mark.parametrize("value", [True, 0.5, [{}], [None]])
+def test_what_has_another_shape_crashes_no_policy(value: object) -> None:
+    for key in ("environment", "create", "interpreter", "triggers", "connection"):
+        judged({key: value})
 
 
 def test_a_secret_as_a_trigger_is_found_and_not_repeated(school_plan: list[Planned]) -> None:

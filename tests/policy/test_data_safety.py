@@ -10,12 +10,13 @@ import pytest
 from pulumi_policy import PolicyCustomTimeouts, PolicyResource, PolicyResourceOptions, StackValidationArgs
 
 from policy import data_safety, vocabulary
+from policy.resources import shown
 from policy.rule import PlanPolicy, ResourcePolicy
 from tests.policy.judging import UNKNOWN, Judge, Planned, removed, with_property
 
 pytestmark = pytest.mark.unit
 
-DATABASE, OPERATOR = "postgres-cluster", "postgres-operator-chart"
+DATABASE, OPERATOR, PROVIDER = "postgres-cluster", "postgres-operator-chart", "kubernetes"
 PATRONI, PARAMETERS = ("spec", "patroni"), ("spec", "postgresql", "parameters")
 OPERATOR_VALUES = ("values", "configKubernetes")
 
@@ -100,6 +101,79 @@ def test_the_schools_first_preview_is_safe(first_plan: list[Planned]) -> None:
             "postgres-cluster has `synchronous_commit` LOCAL; allowed are on, true, yes, 1, remote_write, remote_apply.",
         ),
         (
+            data_safety.DATABASE_DURABLE_COMMITS,
+            DATABASE,
+            (*PARAMETERS, "FSync"),
+            "off",
+            "postgres-cluster has `FSync` off; allowed are on, true, yes, 1.",
+        ),
+        *(
+            (
+                data_safety.DATABASE_PARAMETERS_SAFE,
+                DATABASE,
+                (*PARAMETERS, name),
+                value,
+                f"postgres-cluster has `{name}` {shown(value)}; allowed are ",
+            )
+            for name, value in (
+                ("zero_damaged_pages", "on"),
+                ("Zero_Damaged_Pages", True),
+                ("ignore_checksum_failure", "on"),
+                ("ignore_invalid_pages", "true"),
+                ("session_replication_role", "replica"),
+                ("default_transaction_read_only", "on"),
+                ("transaction_read_only", 1.0),
+                ("autovacuum", "off"),
+                ("ssl", False),
+                ("wal_level", "minimal"),
+            )
+        ),
+        *(
+            (
+                data_safety.DATABASE_PARAMETERS_SAFE,
+                DATABASE,
+                (*PARAMETERS, name),
+                "hunter2",
+                f"postgres-cluster sets `{name}`; allowed is what the image sets.",
+            )
+            for name in ("shared_preload_libraries", "archive_command", "restore_command", "ARCHIVE_COMMAND")
+        ),
+        *(
+            (
+                data_safety.DATABASE_OBJECT_PLAIN,
+                DATABASE,
+                ("spec", *path),
+                value,
+                f"postgres-cluster has in `{'.'.join(path)}` ",
+            )
+            for path, value in (
+                (("patroni", "pg_hba"), ["host all all 0.0.0.0/0 trust"]),
+                (("standby",), {"standby_host": "10.0.145.9"}),
+                (("clone",), {"cluster": "other"}),
+                (("additionalVolumes",), [{"name": "host", "mountPath": "/host"}]),
+                (("initContainers",), [{"name": "first"}]),
+                (("init_containers",), [{"name": "first"}]),
+                (("sidecars",), [{"name": "beside"}]),
+            )
+        ),
+        (
+            data_safety.KUBERNETES_PROVIDER_KEEPS_OBJECTS,
+            PROVIDER,
+            ("clusterIdentifier",),
+            None,
+            "The provider kubernetes has no `clusterIdentifier`; allowed is a name that never changes.",
+        ),
+        *(
+            (
+                data_safety.KUBERNETES_PROVIDER_KEEPS_OBJECTS,
+                PROVIDER,
+                ("deleteUnreachable",),
+                value,
+                "The provider kubernetes has `deleteUnreachable` true; allowed is false.",
+            )
+            for value in (True, "true")
+        ),
+        (
             data_safety.DATABASE_FAILOVER_LAG_LIMITED,
             DATABASE,
             (*PATRONI, "maximum_lag_on_failover"),
@@ -169,6 +243,7 @@ def test_what_endangers_data_is_a_violation(
     assert list(verdict.violations) == [policy.name]
     (message,) = verdict.violations[policy.name]
     assert sentence in message
+    assert "hunter2" not in message
     assert policy.name in verdict.mandatory
 
 
@@ -180,6 +255,16 @@ def test_what_endangers_data_is_a_violation(
         (DATABASE, (*PATRONI, "maximum_lag_on_failover"), 1.0),
         (DATABASE, (*PATRONI, "maximum_lag_on_failover"), 1073741824.0),
         (DATABASE, (*PARAMETERS, "fsync"), "ON"),
+        (DATABASE, (*PARAMETERS, "autovacuum"), "on"),
+        (DATABASE, (*PARAMETERS, "wal_level"), "logical"),
+        (DATABASE, (*PARAMETERS, "session_replication_role"), "origin"),
+        (DATABASE, (*PARAMETERS, "zero_damaged_pages"), False),
+        (DATABASE, PARAMETERS, True),
+        (DATABASE, PARAMETERS, [None]),
+        (DATABASE, (*PATRONI, "pg_hba"), []),
+        (DATABASE, ("spec", "standby"), {}),
+        (PROVIDER, ("deleteUnreachable",), "false"),
+        (PROVIDER, ("deleteUnreachable",), False),
         (DATABASE, (*PARAMETERS, "full_page_writes"), True),
         (DATABASE, (*PARAMETERS, "synchronous_commit"), "remote_apply"),
         (DATABASE, ("spec", "postgresql"), None),
@@ -197,6 +282,9 @@ def test_what_is_safe_is_none(school_plan: list[Planned], resource: str, path: S
     [
         (data_safety.DATABASE_SYNCHRONOUS_REPLICATION, DATABASE, (*PATRONI, "synchronous_mode")),
         (data_safety.DATABASE_DURABLE_COMMITS, DATABASE, (*PARAMETERS, "fsync")),
+        (data_safety.DATABASE_PARAMETERS_SAFE, DATABASE, (*PARAMETERS, "autovacuum")),
+        (data_safety.DATABASE_OBJECT_PLAIN, DATABASE, (*PATRONI, "pg_hba")),
+        (data_safety.KUBERNETES_PROVIDER_KEEPS_OBJECTS, PROVIDER, ("clusterIdentifier",)),
         (data_safety.DATABASE_FAILOVER_LAG_LIMITED, DATABASE, (*PATRONI, "maximum_lag_on_failover")),
         (data_safety.DATABASE_VOLUMES_RETAINED, OPERATOR, (*OPERATOR_VALUES, "enable_secrets_deletion")),
     ],
@@ -265,6 +353,15 @@ def test_tags_that_are_not_known_yet_are_checked_at_up(school_plan: list[Planned
     verdict = Judge(data_safety.DATA_PROTECTED).of_plan(plan)
     assert not verdict.violations
     assert list(verdict.checked_at_up) == ["data-protected"]
+
+
+@pytest.mark.parametrize("name", ["k3s-token", "k3s-agent-token"])
+def test_the_tokens_of_k3s_are_protected(school_plan: list[Planned], name: str) -> None:
+    judge = Judge(data_safety.DATA_PROTECTED)
+    (message,) = judge.of_plan(changed(school_plan, name, protect=False)).violations["data-protected"]
+    assert f"{name} opens the cluster and its datastore and is not protected; allowed is protected" in message
+    others = changed(school_plan, "backup-share-password", "k3s-gl2-node-password", protect=False)
+    assert not judge.of_plan(others).violations
 
 
 def test_the_namespace_of_a_database_is_protected(school_plan: list[Planned]) -> None:

@@ -84,7 +84,7 @@ DISASTERS: Final[tuple[tuple[str, Change, str, str], ...]] = (
         "a database that stops writing when the datastore of Kubernetes is away",
         set_property(DATABASE, "spec patroni failsafe_mode", False),
         "database-failsafe-mode",
-        "postgres-cluster switches Patroni's `failsafe_mode` off; allowed is true.",
+        "postgres-cluster has Patroni's `failsafe_mode` false; allowed is true.",
     ),
     (
         "Patroni's times that do not fit each other",
@@ -154,7 +154,7 @@ DISASTERS: Final[tuple[tuple[str, Change, str, str], ...]] = (
         "a backup job that never ends",
         set_property(BACKUP, "spec jobTemplate spec activeDeadlineSeconds", ABSENT),
         "backup-job-safe",
-        "backup-schedule has `activeDeadlineSeconds` unset; allowed is 1 or more.",
+        "backup-schedule has `activeDeadlineSeconds` unset; allowed is 600 or more.",
     ),
     (
         "backups that nobody ever deletes",
@@ -263,8 +263,8 @@ DISASTERS: Final[tuple[tuple[str, Change, str, str], ...]] = (
         "a datastore that lets everybody try passwords",
         set_property("datastore", "accessRules", [f"hostssl all all {WORLD} md5"]),
         "datastore-mutual-tls",
-        "datastore: the rule `hostssl all all 0.0.0.0/0 md5` lets more than one address in; allowed "
-        "are `local ... peer` and `hostssl ... <address>/32 ... clientcert=verify-full`.",
+        "datastore: rule 1 (hostssl 0.0.0.0/0) lets more than one address in; allowed "
+        "are `local ... peer` and `hostssl ... <address>/32 cert clientcert=verify-full`.",
     ),
     # --- secrets and connections
     (

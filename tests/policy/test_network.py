@@ -156,6 +156,17 @@ BROKEN: list[tuple[AnyPolicy, list[Change], str]] = [
         "metallb-pool is in no L2Advertisement",
     ),
     (
+        network.SERVICE_POOL_ADVERTISED,
+        [setting(ADVERTISEMENT, "spec", "nodeSelectors", to=[{"matchLabels": {"kubernetes.io/hostname": "gl2"}}])],
+        "metallb-pool is advertised only with `nodeSelectors` or `interfaces` (metallb-advertisement); allowed is an "
+        "L2Advertisement without them, for all machines.",
+    ),
+    (
+        network.SERVICE_POOL_ADVERTISED,
+        [setting(ADVERTISEMENT, "spec", "interfaces", to=["eth1"])],
+        "metallb-pool is advertised only with `nodeSelectors` or `interfaces` (metallb-advertisement);",
+    ),
+    (
         network.SERVICE_POOL_RESERVED,
         [setting(POOL, "spec", "autoAssign", to=None)],
         "metallb-pool does not set `autoAssign` to false; allowed is false, and the default is true.",
@@ -342,6 +353,27 @@ BROKEN: list[tuple[AnyPolicy, list[Change], str]] = [
     ),
     (
         exposure.SERVICE_SOURCES_LIMITED,
+        [sources("10.0.145.0/24", "8.8.8.0/24")],
+        "postgres-pooler-address admits 8.8.8.0/24, a network of the internet; allowed are private networks, and the "
+        "machines' own.",
+    ),
+    (
+        exposure.SERVICE_SOURCES_LIMITED,
+        [setting(DATABASE, "spec", "allowedSourceRanges", to=["8.8.8.8/32"])],
+        "postgres-cluster admits 8.8.8.8/32, a network of the internet;",
+    ),
+    (
+        exposure.SERVICE_SOURCES_LIMITED,
+        [setting(SERVICE, "spec", "externalIPs", to=["10.0.145.10"])],
+        "postgres-pooler-address has `externalIPs` (10.0.145.10); allowed are addresses of the pool only.",
+    ),
+    (
+        exposure.SERVICE_SOURCES_LIMITED,
+        [setting(SERVICE, "spec", "type", to=None), setting(SERVICE, "spec", "externalIPs", to=["10.0.145.10"])],
+        "postgres-pooler-address has `externalIPs` (10.0.145.10);",
+    ),
+    (
+        exposure.SERVICE_SOURCES_LIMITED,
         [setting(SERVICE, "spec", "type", to="NodePort")],
         "postgres-pooler-address is of type NodePort: every machine opens it to everybody; allowed are ClusterIP and",
     ),
@@ -391,6 +423,15 @@ KEPT: list[tuple[AnyPolicy, list[Change]]] = [
     (network.SERVICE_POOL_APART_FROM_DHCP, [pool("10.0.145.190-10.0.145.199")]),
     # MetalLB takes an advertisement that selects nothing for one of all pools.
     (network.SERVICE_POOL_ADVERTISED, [setting(ADVERTISEMENT, "spec", to=None)]),
+    (
+        network.SERVICE_POOL_ADVERTISED,
+        [setting(ADVERTISEMENT, "spec", "nodeSelectors", to=[]), setting(ADVERTISEMENT, "spec", "interfaces", to=[])],
+    ),
+    # The other one answers from everywhere.
+    (
+        network.SERVICE_POOL_ADVERTISED,
+        [copy_of(ADVERTISEMENT, "another", setting("another", "spec", "interfaces", to=["eth1"]))],
+    ),
     (network.MACHINE_ADDRESS_ONCE, [address("gl6", "10.0.145.120/24")]),
     # Proxmox chooses a free one.
     (network.MACHINE_ID_ONCE, [setting("gl6-container", "vmId", to=None), setting("gl8-container", "vmId", to=None)]),
@@ -443,6 +484,18 @@ KEPT: list[tuple[AnyPolicy, list[Change]]] = [
     # Left out, the operator lets nobody in.
     (exposure.SERVICE_SOURCES_LIMITED, [setting(DATABASE, "spec", "allowedSourceRanges", to=None)]),
     (exposure.SERVICE_SOURCES_LIMITED, [sources("10.0.145.0/24", "192.168.7.0/24", "10.0.9.9/32")]),
+    # Some schools have public addresses of their own.
+    (
+        exposure.SERVICE_SOURCES_LIMITED,
+        [
+            *(
+                address(name, f"8.8.8.{number}/24")
+                for number, name in enumerate(("gl2", "gl3", "gl6", "gl8", "gl9", "gl10"), 10)
+            ),
+            sources("8.8.8.0/24"),
+        ],
+    ),
+    (exposure.SERVICE_SOURCES_LIMITED, [setting(SERVICE, "spec", "externalIPs", to=[])]),
     (
         exposure.SERVICE_SOURCES_LIMITED,
         [setting(SERVICE, "spec", "type", to=None), setting(SERVICE, "spec", "loadBalancerSourceRanges", to=None)],
@@ -595,6 +648,7 @@ def test_a_guarded_port_is_known_by_proxmox_s_name(school_plan: list[Planned], m
 
 
 DENY = {"podSelector": {}, "policyTypes": ["Ingress"]}
+PEERS = [{"ipBlock": {"cidr": "10.0.145.0/24"}}, {"namespaceSelector": {"matchLabels": {"of": "the operator"}}}]
 
 
 def isolated(**spec: Any) -> Change:
@@ -637,7 +691,7 @@ def test_a_namespace_denies_by_default(open_plan: list[Planned], spec: dict[str,
         isolated(**{**DENY, "podSelector": {"matchLabels": {"application": "spilo"}}}),
         isolated(**{**DENY, "podSelector": {"matchExpressions": [{"key": "application", "operator": "Exists"}]}}),
         isolated(**{**DENY, "policyTypes": ["Egress"]}),
-        isolated(**{**DENY, "ingress": [{}]}),
+        isolated(**{**DENY, "ingress": [{"from": [{"podSelector": {}}]}]}),
         lambda plan: changed(plan, isolated(**DENY), setting("default-deny", "metadata", "namespace", to="default")),
         lambda plan: changed(plan, isolated(**DENY), setting("default-deny", "metadata", "namespace", to=None)),
     ],
@@ -652,3 +706,45 @@ def test_a_namespace_that_is_open_is_named(open_plan: list[Planned], change: Cha
 def test_the_name_of_a_namespace_may_not_be_known_yet(open_plan: list[Planned]) -> None:
     plan = changed(open_plan, isolated(**DENY), unknown("default-deny", "metadata", "namespace"))
     assert "metadata.namespace of postgres-namespace" in left_open(exposure.NAMESPACE_DEFAULT_DENY, plan)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {},
+        {"ports": [{"port": 5432}]},
+        {"from": []},
+        {"from": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]},
+        {"from": [{"ipBlock": {"cidr": "10.0.145.0/24"}}, {"ipBlock": {"cidr": "::/0"}}]},
+        {"from": [{"namespaceSelector": {}}]},
+        {"from": [{"namespaceSelector": {}, "podSelector": {}}]},
+    ],
+)
+def test_no_rule_for_every_pod_lets_everybody_in(school_plan: list[Planned], rule: dict[str, Any]) -> None:
+    (message,) = said(
+        exposure.NAMESPACE_DEFAULT_DENY, changed(school_plan, isolated(**{**DENY, "ingress": [{"from": PEERS}, rule]}))
+    )
+    assert (
+        "postgres-namespace lets everybody reach every pod (default-deny); allowed are rules that name somebody."
+        in message
+    )
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {**DENY, "ingress": [{"from": PEERS}]},
+        {**DENY, "ingress": [{"from": [{"podSelector": {}}]}]},
+        {**DENY, "ingress": [{"from": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"of": "us"}}}]}]},
+        {**DENY, "policyTypes": ["Egress"], "ingress": [{}]},
+        # The pooler's own policy may let in whom it likes.
+        {**DENY, "podSelector": {"matchLabels": {"application": "pooler"}}, "ingress": [{}]},
+    ],
+)
+def test_a_rule_that_names_somebody_is_no_hole(school_plan: list[Planned], spec: dict[str, Any]) -> None:
+    assert said(exposure.NAMESPACE_DEFAULT_DENY, changed(school_plan, isolated(**spec))) == []
+
+
+def test_a_namespace_without_a_denial_that_lets_everybody_in_hears_of_both(open_plan: list[Planned]) -> None:
+    plan = changed(open_plan, isolated(**{**DENY, "ingress": [{}]}))
+    assert len(said(exposure.NAMESPACE_DEFAULT_DENY, plan)) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -118,6 +119,23 @@ def test_the_schools_first_preview_keeps_its_secrets(first_plan: list[Planned]) 
         (secrecy.K3S_DATASTORE_VERIFIED, K3S, (*SETTINGS, "datastore-certfile"), "", "k3s has no `datastore-certfile`"),
         (secrecy.K3S_DATASTORE_VERIFIED, K3S, (*SETTINGS, "datastore-keyfile"), None, "k3s has no `datastore-keyfile`"),
         (secrecy.K3S_DATASTORE_VERIFIED, K3S, ENDPOINT, None, "has no `datastore-endpoint`; without one, every server"),
+        *(
+            (
+                secrecy.K3S_DATASTORE_VERIFIED,
+                K3S,
+                ENDPOINT,
+                endpoint,
+                "another `datastore-endpoint` than the datastore; allowed is postgres://user@host/name.",
+            )
+            for endpoint in (
+                "mysql://k3s:hunter2@tcp(10.0.145.113)/k3s",
+                "sqlite:///var/lib/k3s",
+                "https://etcd:2379",
+                "postgres://[hunter2",
+                "nats://10.0.145.113",
+                True,
+            )
+        ),
         (
             secrecy.K3S_DATASTORE_VERIFIED,
             K3S,
@@ -213,6 +231,21 @@ def test_the_schools_first_preview_keeps_its_secrets(first_plan: list[Planned]) 
             False,
             "k3s-token leaves out letters; allowed are capital",
         ),
+        (secrecy.PASSWORD_STRENGTH, "k3s-token", ("lower",), "false", "k3s-token leaves out letters; allowed are"),
+        (
+            secrecy.WORKLOAD_SECRET_BY_REFERENCE,
+            DATABASE,
+            ("spec", "env"),
+            [{"name": "AWS_SECRET_ACCESS_KEY", "value": "hunter2"}],
+            "postgres-cluster has a value in AWS_SECRET_ACCESS_KEY; allowed is a reference to a Secret.",
+        ),
+        (
+            secrecy.WORKLOAD_SECRET_BY_REFERENCE,
+            DATABASE,
+            ("spec", "env"),
+            [{"name": "TARGET", "value": "postgres://bauer:hunter2@db/x"}],
+            "postgres-cluster has an address with a password in TARGET; allowed is a reference to a Secret.",
+        ),
         *(
             (
                 secrecy.DATABASE_ROLES_LEAST,
@@ -282,10 +315,14 @@ def test_what_gives_a_secret_away_is_a_violation(
     [
         (PROXMOX, ("insecure",), False),
         (K3S, ENDPOINT, "postgres://k3s@10.0.145.113:5432/k3s?sslmode=verify-full"),
+        (DATABASE, ("spec", "env"), [{"name": "LOG_LEVEL", "value": "DEBUG"}]),
+        (DATABASE, ("spec", "env"), 0.5),
+        (K3S, (*SETTINGS, "disable"), True),
         (K3S, (*SETTINGS, "write-kubeconfig-mode"), None),
         (K3S, (*SETTINGS, "write-kubeconfig-mode"), "600"),
         ("k3s-token", ("length",), 24.0),
         (DATABASE, ("spec", "users", "bauer"), ["createdb", "login"]),
+        (DATABASE, ("spec", "users", "bauer"), ["createrole"]),
         (DATABASE, ("spec", "users"), None),
         (TEMPLATE, ("checksumAlgorithm",), "sha256"),
     ],
@@ -301,10 +338,68 @@ def test_what_keeps_a_secret_is_none(
 
 
 @pytest.mark.parametrize(
+    ("version", "is_allowed"), [("15", False), ("13", False), (None, False), ("16", True), (16.0, True), ("17", True)]
+)
+@pytest.mark.parametrize("flag", ["createrole", "CREATEROLE"])
+def test_a_role_makes_roles_only_where_it_gives_away_no_more_than_it_has(
+    school_plan: list[Planned], version: object, is_allowed: bool, flag: str
+) -> None:
+    (database,) = named(school_plan, DATABASE)
+    spec = dict(database.properties["spec"]) | {"users": {"bauer": [flag]}, "postgresql": {"version": version}}
+    verdict = Judge(secrecy.DATABASE_ROLES_LEAST).of_plan([replace(database, properties={"spec": spec})])
+    if is_allowed:
+        assert not verdict.violations
+    else:
+        (message,) = verdict.violations["database-roles-least"]
+        assert f"postgres-cluster gives the role bauer the flag {flag}; allowed is it from PostgreSQL 16 on." in message
+
+
+@pytest.mark.parametrize(
+    ("rule", "named_as"),
+    [
+        ("host all all 0.0.0.0/0 ldap ldapserver=dc ldapbindpasswd=hunter2", "rule 4 (host 0.0.0.0/0) does"),
+        ("hostssl all all ldapbindpasswd=hunter2", "rule 4 (hostssl) lets"),
+        ("local all all ldap ldapbindpasswd=hunter2", "rule 4 (local) lets"),
+        ("hunter2", "rule 4 (of another kind) does"),
+    ],
+)
+def test_a_rule_is_named_without_its_password(school_plan: list[Planned], rule: str, named_as: str) -> None:
+    plan = with_property(named(school_plan, "datastore"), "datastore", ("accessRules",), lambda rules: [*rules, rule])
+    (message,) = Judge(secrecy.DATASTORE_MUTUAL_TLS).of_plan(plan).violations["datastore-mutual-tls"]
+    assert f"datastore: {named_as} " in message
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("value", [True, 0.5, "text", [None], [{}], {"a": [{}]}])
+def test_what_has_another_shape_crashes_no_policy(school_plan: list[Planned], value: object) -> None:
+    judge = Judge(*secrecy.POLICIES)
+    for name, path in (
+        (K3S, SETTINGS),
+        (DATABASE, ("spec",)),
+        (DATABASE, ("spec", "users")),
+        ("backup-scripts", ("data",)),
+        ("backup-schedule", ("spec", "jobTemplate", "spec", "template", "spec", "containers", 0, "command")),
+        ("backup-schedule", ("spec", "jobTemplate", "spec", "template", "spec", "containers", 0, "env")),
+        ("k3s-gl2", ("environment",)),
+        ("datastore", ("accessRules",)),
+    ):
+        judge.of_plan(with_property(named(school_plan, name), name, path, value))
+
+
+@pytest.mark.parametrize(
     ("rule", "fault"),
     [
         ("hostssl k3s k3s 10.0.145.110/32 cert clientcert=verify-full", None),
-        ("hostssl k3s k3s fd00::1/128 scram-sha-256 clientcert=verify-full", None),
+        ("hostssl k3s k3s fd00::1/128 cert clientcert=verify-full", None),
+        (
+            "hostssl k3s k3s 10.0.145.110/32 scram-sha-256 clientcert=verify-full",
+            "lets in by something else than the certificate",
+        ),
+        (
+            "hostssl k3s k3s 10.0.145.110/32 trust clientcert=verify-full",
+            "lets in by something else than the certificate",
+        ),
+        ("include other.conf", "does without TLS"),
         ("local all postgres peer map=root", None),
         ("host all all 0.0.0.0/0 reject", None),
         ("host k3s k3s 10.0.145.110/32 scram-sha-256", "does without TLS"),
@@ -330,7 +425,8 @@ def test_the_datastore_lets_in_only_who_has_a_certificate(
         assert not violations
     else:
         (message,) = violations["datastore-mutual-tls"]
-        assert f"datastore: the rule `{rule.split(' #')[0]}` {fault}; allowed are" in message
+        assert f" {fault}; allowed are" in message
+        assert "datastore: rule 4 (" in message
 
 
 def workload(type_: str, container: Mapping[str, object], kind: str = "containers") -> Planned:
@@ -360,6 +456,12 @@ def workload(type_: str, container: Mapping[str, object], kind: str = "container
         ({"args": ["--password=hunter2"]}, "web: container app has a password as an argument on its command line"),
         ({"args": ["--token", "hunter2"]}, "web: container app has a password as an argument on its command line"),
         ({"command": ["sh", "-c", "PGPASSWORD=hunter2 psql"]}, "has a password that is assigned on its command line"),
+        ({"command": ["sh", "-c", "DB_PASS=hunter2 psql"]}, "has a password that is assigned on its command line"),
+        ({"args": ["--passwort", "hunter2"]}, "has a password as an argument on its command line"),
+        ({"env": [{"name": "PIN_TOKEN", "value": "/hunter2"}]}, "has a value in PIN_TOKEN; allowed"),
+        ({"env": [{"name": "DB_PWD", "value": "hunter2"}]}, "has a value in DB_PWD; allowed"),
+        ({"env": [{"name": "DB_PASSWORD", "value": "123456"}]}, "has a value in DB_PASSWORD; allowed"),
+        ({"env": [{"name": "DB_PASSWORD", "value": 123456.0}]}, "has a value in DB_PASSWORD; allowed"),
     ],
 )
 def test_a_container_gets_its_secrets_by_reference(
@@ -385,6 +487,11 @@ def test_what_is_not_known_yet_hides_no_secret_that_is() -> None:
         {},
         {"env": [{"name": "DB_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "db", "key": "password"}}}]},
         {"env": [{"name": "DB_PASSWORD", "value": "$(PGPASSWORD)"}, {"name": "API_TOKEN", "value": ""}]},
+        {"env": [{"name": "TOKEN_EXPIRY", "value": "3600"}, {"name": "PASSWORD_MIN_CHARS", "value": "8"}]},
+        {"env": [{"name": "CACHE_KEY_PREFIX", "value": "school"}, {"name": "PRIMARY_KEY", "value": "id"}]},
+        {"env": [{"name": "SSL_KEY", "value": "/etc/tls/tls.key"}, {"name": "LEAST_PASSWORD", "value": 8.0}]},
+        {"env": [{"name": "USE_TOKEN", "value": "True"}, {"name": "MAX_TOKEN", "value": "1.5"}]},
+        {"env": 0.5, "command": 0.5, "args": {"a": "b"}},
         {"env": [{"name": "PASSWORD_FILE", "value": "/run/secret"}, {"name": "KEEP_DAYS", "value": "14"}]},
         {"args": ["--password-file=/run/secret", "--from=postgresql://$(USER):$(PASSWORD)@db/x"]},
     ],
@@ -412,6 +519,26 @@ def test_a_container_without_a_secret_of_its_own_is_left_alone(container: Mappin
         ("secrets-encryption", False),
         ("datastore-keyfile", False),
         ("PASSENGER_COUNT", False),
+        ("PWD", True),
+        ("DB_PWD", True),
+        ("PASSWORT", True),
+        ("LDAP_KENNWORT", True),
+        ("SMB_CRED", True),
+        ("WIFI_PSK", True),
+        ("DBPASS", True),
+        ("PASS", True),
+        ("APIKEY", True),
+        ("MYAPIKEY", True),
+        ("PASSWORD2", True),
+        ("DB_PASSWORD_1", True),
+        ("DB_PASSWORD_OLD", True),
+        ("TOKEN_EXPIRY", False),
+        ("PASSWORD_MIN_CHARS", False),
+        ("CACHE_KEY_PREFIX", False),
+        ("PRIMARY_KEY", False),
+        ("sshKey.pub", False),
+        ("", False),
+        ("_1_", False),
     ],
 )
 def test_a_name_says_whether_it_is_a_secrets(name: str, is_one: bool) -> None:
@@ -444,6 +571,7 @@ def test_a_config_map_holds_no_secret(data: Mapping[str, str], sentence: str) ->
     [
         {},
         {"password": ""},
+        {"sshKey.pub": "ssh-ed25519 AAAA", "tls.key": "/etc/tls/tls.key"},
         {"dump.sh": "# needs PGPASSWORD; the password: see the Secret\nPGPASSWORD=$1 psql\nunset PGPASSWORD\n"},
         {"app.yaml": "password_encryption: scram-sha-256\npassword: ${DB_PASSWORD}\ntokenFile: /run/token\n"},
     ],

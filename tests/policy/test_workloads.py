@@ -172,6 +172,24 @@ def test_every_workload_is_looked_into(type_: str) -> None:
         ),
         (
             workloads.WORKLOAD_RESTRICTED,
+            [*UPLOAD, "securityContext", "capabilities", "drop"],
+            -1.0,
+            "backup-schedule: container upload keeps capabilities; allowed is capabilities.drop: [ALL].",
+        ),
+        (
+            workloads.WORKLOAD_RESTRICTED,
+            [*UPLOAD, "securityContext", "capabilities", "add"],
+            ["NET_BIND_SERVICE", "SYS_ADMIN"],
+            "backup-schedule: container upload has the capability SYS_ADMIN; allowed is NET_BIND_SERVICE alone.",
+        ),
+        (
+            workloads.WORKLOAD_NO_HOST_PORT,
+            [*UPLOAD, "ports"],
+            [{"containerPort": 80.0}, {"containerPort": 5432.0, "hostPort": 5432.0}],
+            "backup-schedule: container upload opens port 5432 of its machine; allowed is no hostPort.",
+        ),
+        (
+            workloads.WORKLOAD_RESTRICTED,
             [*UPLOAD, "securityContext", "seccompProfile"],
             {"type": "Unconfined"},
             "backup-schedule: container upload has its seccompProfile Unconfined; allowed is RuntimeDefault or Localhost.",
@@ -228,6 +246,7 @@ def test_a_pod_with_too_many_rights(
         (workloads.WORKLOAD_NO_HOST_NAMESPACES, [*POD, "hostPID"]),
         (workloads.WORKLOAD_NOT_PRIVILEGED, [*DUMP, "securityContext", "privileged"]),
         (workloads.WORKLOAD_NON_ROOT, [*POD, "securityContext", "runAsNonRoot"]),
+        (workloads.WORKLOAD_NO_HOST_PORT, [*DUMP, "ports"]),
         (workloads.WORKLOAD_RESTRICTED, [*DUMP, "securityContext", "capabilities", "drop"]),
         (workloads.WORKLOAD_RESTRICTED, [*POD, "securityContext", "seccompProfile", "type"]),
         (workloads.WORKLOAD_NO_HOST_PATH, [*POD, "volumes"]),
@@ -271,10 +290,77 @@ def test_a_container_may_say_for_itself_what_its_pod_does_not() -> None:
         ("ghcr.io/school/web:latest", "has the tag latest, which moves"),
         ("ghcr.io/school/web:v2", "has the tag v2, which moves"),
         ("ghcr.io/school/web:16-alpine", "has the tag 16-alpine, which moves"),
+        ("bauer:hunter2@ghcr.io/school/web:1.2.3", "has something before an @ that begins no digest"),
+        ("ghcr.io/school/web@latest", "has something before an @ that begins no digest"),
     ],
 )
 def test_an_exact_image(reference: str, fault: str | None) -> None:
     assert exact_versions.fault_of_image(reference) == fault
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ("bauer:hunter2@ghcr.io/school/web:1.2.3", "ghcr.io/school/web:1.2.3"),
+        ("https://bauer:hunter2@ghcr.io/school/web", "ghcr.io/school/web"),
+        ("bauer:hunter2@web@sha256:" + "a" * 64, "web@sha256:" + "a" * 64),
+    ],
+)
+def test_a_password_in_an_image_is_not_repeated(reference: str, said: str) -> None:
+    pod = copy.deepcopy(GOOD_POD)
+    pod["containers"][0]["image"] = reference
+    (sentence,) = sentences(exact_versions.WORKLOAD_IMAGE_PINNED, workload("kubernetes:batch/v1:Job", pod))
+    assert sentence.startswith(f"thing: container web has the image {said}, which has something before an @")
+    assert "hunter2" not in sentence
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [
+        "kubernetes:core/v1:ServicePatch",
+        "kubernetes:acid.zalan.do/v1:postgresqlPatch",
+        "kubernetes:core/v1:PodList",
+        "kubernetes:apps/v1:DeploymentList",
+        "kubernetes:yaml:ConfigFile",
+        "kubernetes:yaml/v2:ConfigGroup",
+        "kubernetes:kustomize:Directory",
+        "kubernetes:kustomize/v2:Directory",
+        "kubernetes:helm.sh/v4:Chart",
+    ],
+)
+def test_objects_that_policies_do_not_know_are_refused(type_: str) -> None:
+    assert sentences(workloads.KUBERNETES_KINDS_KNOWN, planned(type_)) == [
+        f"thing is of the type {type_}; allowed are single objects of their own kinds."
+    ]
+    assert Judge(workloads.KUBERNETES_KINDS_KNOWN).of_resource(planned(type_, spec=UNKNOWN)).mandatory
+
+
+@pytest.mark.parametrize(
+    "type_", [*vocabulary.WORKLOADS, vocabulary.RELEASE, vocabulary.DATABASE, "other:core:PodList"]
+)
+def test_objects_of_their_own_kind_are_known(type_: str) -> None:
+    assert sentences(workloads.KUBERNETES_KINDS_KNOWN, planned(type_)) == []
+
+
+@pytest.mark.parametrize("value", [0.5, -1.0, True, "text", [None], [{}], {"a": "b"}])
+def test_what_has_another_shape_crashes_no_policy(value: Any, school_plan: list[Planned]) -> None:
+    judge = Judge(*TOPIC)
+    places: Sequence[tuple[str, Any]] = (
+        (SCHEDULE, [*DUMP, "securityContext", "capabilities"]),
+        (SCHEDULE, [*DUMP, "ports"]),
+        (SCHEDULE, [*DUMP, "image"]),
+        (SCHEDULE, [*POD, "volumes"]),
+        ("k3s", ["serverSettings"]),
+        ("k3s", ["serverSettings", "kubelet-arg"]),
+        ("gl2", ["roles"]),
+        ("postgres-operator-chart", ["values"]),
+        ("postgres-cluster", ["spec"]),
+    )
+    for name, path in places:
+        plan = [resource for resource in school_plan if resource.name == name]
+        judge.of_plan(with_property(plan, name, path, value))
+    sentences(workloads.RBAC_LEAST, planned(vocabulary.ROLES[0], rules=[{"verbs": value}]))
+    sentences(workloads.RBAC_LEAST, planned(vocabulary.ROLES[0], rules=value))
 
 
 @pytest.mark.parametrize(
@@ -336,6 +422,14 @@ def test_a_database_has_resources(path: list[str], value: Any, sentence: str, sc
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
+        ("spilo_privileged", "true", "postgres-operator-chart has spilo_privileged: true; allowed is false."),
+        ("spilo_runasuser", "0", "postgres-operator-chart has spilo_runasuser 0; allowed is any user but 0."),
+        (
+            "spilo_allow_privilege_escalation",
+            "false",
+            "postgres-operator-chart lets members raise their rights; "
+            "allowed is spilo_allow_privilege_escalation: false.",
+        ),
         ("spilo_privileged", True, "postgres-operator-chart has spilo_privileged: true; allowed is false."),
         ("spilo_runasuser", 0, "postgres-operator-chart has spilo_runasuser 0; allowed is any user but 0."),
         ("spilo_runasuser", None, "postgres-operator-chart has spilo_runasuser unset; allowed is any user but 0."),
@@ -351,6 +445,17 @@ def test_members_run_without_root(key: str, value: Any, sentence: str, school_pl
     path = ["values", "configKubernetes", key]
     changed = with_property(school_plan, "postgres-operator-chart", path, value)
     assert of_plan(workloads.DATABASE_WITHOUT_ROOT, changed) == [sentence]
+
+
+@pytest.mark.parametrize("key", ["spiloRunAsUser", "spiloRunAsGroup", "spiloFSGroup"])
+def test_a_database_does_not_make_its_members_root(key: str, school_plan: list[Planned]) -> None:
+    for value in (0.0, "0"):
+        changed = with_property(school_plan, "postgres-cluster", ["spec", key], value)
+        assert of_plan(workloads.DATABASE_WITHOUT_ROOT, changed) == [
+            f"postgres-cluster has {key} 0; allowed is any number but 0."
+        ]
+    changed = with_property(school_plan, "postgres-cluster", ["spec", key], 101.0)
+    assert of_plan(workloads.DATABASE_WITHOUT_ROOT, changed) == []
 
 
 def test_an_operator_without_values_starts_members_as_root(school_plan: list[Planned]) -> None:
@@ -425,6 +530,34 @@ def test_machines_answer_node_ports_to_themselves_only(arguments: list[str] | No
     expected = [] if said is None else [f"k3s answers node ports at {said}; allowed is 127.0.0.0/8."]
     control_plane = planned(vocabulary.CONTROL_PLANE_COMPONENT, "k3s", serverSettings=settings)
     assert sentences(k3s.K3S_NODE_PORTS_CLOSED, control_plane) == expected
+
+
+@pytest.mark.parametrize(("value", "said"), [(True, "true"), ("true", "true"), ("false", "false"), (1.0, "1")])
+def test_network_policies_are_enforced(value: Any, said: str, school_plan: list[Planned]) -> None:
+    path = ["serverSettings", "disable-network-policy"]
+    assert of_plan(k3s.K3S_NETWORK_POLICIES_KEPT, with_property(school_plan, "k3s", path, value)) == [
+        f"k3s has `disable-network-policy` {said}; allowed is false."
+    ]
+    assert of_plan(k3s.K3S_NETWORK_POLICIES_KEPT, with_property(school_plan, "k3s", path, False)) == []
+
+
+@pytest.mark.parametrize("setting", ["kube-apiserver-arg", "kubelet-arg"])
+@pytest.mark.parametrize(
+    ("given", "is_allowed"),
+    [
+        (["authorization-mode=AlwaysAllow"], False),
+        (["v=2", "--authorization-mode=RBAC,AlwaysAllow"], False),
+        ("authorization-mode=AlwaysAllow", False),
+        (["authorization-mode=Node,RBAC"], True),
+        (None, True),
+        ([None], True),
+    ],
+)
+def test_everybody_is_asked_for_rights(setting: str, given: Any, is_allowed: bool) -> None:
+    settings = {} if given is None else {setting: given}
+    control_plane = planned(vocabulary.CONTROL_PLANE_COMPONENT, "k3s", serverSettings=settings)
+    expected = f"k3s has authorization-mode=AlwaysAllow in `{setting}`; allowed is Node,RBAC."
+    assert sentences(k3s.K3S_RIGHTS_ASKED_FOR, control_plane) == ([] if is_allowed else [expected])
 
 
 @pytest.mark.parametrize(
@@ -539,6 +672,9 @@ def test_machines_that_run_kubernetes_do_not_swap(school_plan: list[Planned]) ->
         (k3s.K3S_VERSION_EXACT, "k3s", ["version"]),
         (k3s.K3S_BUNDLED_PARTS_OFF, "k3s", ["serverSettings", "disable"]),
         (k3s.K3S_NODE_PORTS_CLOSED, "k3s", ["serverSettings", "kube-proxy-arg"]),
+        (k3s.K3S_NETWORK_POLICIES_KEPT, "k3s", ["serverSettings", "disable-network-policy"]),
+        (k3s.K3S_RIGHTS_ASKED_FOR, "k3s", ["serverSettings", "kube-apiserver-arg"]),
+        (workloads.DATABASE_WITHOUT_ROOT, "postgres-cluster", ["spec", "spiloRunAsUser"]),
         (k3s.K3S_CERTIFICATE_NAMES_ADDRESS, "k3s", ["serverSettings", "tls-san"]),
         (workloads.DATABASE_RESOURCES_SET, "postgres-cluster", ["spec", "resources"]),
         (workloads.DATABASE_WITHOUT_ROOT, "postgres-operator-chart", ["values", "configKubernetes"]),

@@ -470,6 +470,30 @@ def test_a_maintainer_s_label_accepts_the_loss_of_data(project: Project, pulumi:
     assert "<!-- school-postgres plan" in project.note()
 
 
+@pytest.mark.parametrize(
+    ("events", "code"),
+    [
+        ("no event\n", 2),
+        (EVENTS.replace('"isPreview": true', '"isPreview": false'), 2),
+        (event(diagnosticEvent={"message": "no more room on local-lvm\n", "severity": "error"}) + EVENTS, 1),
+        (EVENTS.splitlines()[0] + "\n", 1),
+    ],
+)
+def test_not_to_know_whether_data_is_lost_fails_the_job(
+    project: Project, pulumi: Pulumi, events: str, code: int
+) -> None:
+    pulumi.answers("preview", events=events, plan=plan_file())
+    assert project.run("preview") == 1
+    told = f"Whether this plan would lose data is not known: school preview-comment ended with code {code}."
+    assert told in project.output
+    assert not (project.folder / "plan" / "plan.json").exists()
+    if code == 2:
+        assert "The merge request was not told." in project.output
+        assert project.gitlab.notes == []
+    else:
+        assert "<!-- school-postgres plan" not in project.note()
+
+
 def test_a_failure_that_the_log_does_not_know_of_is_told_all_the_same(project: Project, pulumi: Pulumi) -> None:
     pulumi.answers("preview", code=1, events=EVENTS, plan=plan_file())
     assert project.run("preview") == 1

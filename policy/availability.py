@@ -197,8 +197,8 @@ def _argument(control_plane: Resource, component: str, name: str, default_second
     return hours * 3600 + minutes * 60 + seconds
 
 
-def _names(argument: str, name: str) -> bool:
-    return argument.partition("=")[0].removeprefix("--") == name
+def _names(argument: object, name: str) -> bool:
+    return str(argument).partition("=")[0].removeprefix("--") == name
 
 
 def _noticed(control_plane: Resource) -> Iterator[str]:

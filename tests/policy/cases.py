@@ -70,6 +70,15 @@ def judged(policy: AnyPolicy, plan: Sequence[Planned]) -> Verdict:
     return judge.of_stack(plan) if isinstance(policy, PlanPolicy) else judge.of_plan(plan)
 
 
+def assert_refused(policy: AnyPolicy, plan: Sequence[Planned], sentence: str) -> None:
+    """A policy ends the update with one message that has this sentence in it, and everything it reads is known."""
+    verdict = judged(policy, plan)
+    (message,) = verdict.violations[policy.name]
+    assert sentence in message
+    assert verdict.mandatory == {policy.name}
+    assert not verdict.checked_at_up
+
+
 def said(policy: AnyPolicy, plan: Sequence[Planned]) -> list[str]:
     """What a policy finds wrong with a plan of which everything it reads is known."""
     verdict = judged(policy, plan)

@@ -74,7 +74,8 @@ the whole system, can be lost.
 ```
 
 It changes the school's plan in one place at a time, asks the whole pack each time, and prints a table of what was changed
-and which policies noticed. It ends with an exit code other than 0 when a change goes unnoticed, or when a policy notices none.
+and which policies noticed; that takes about two minutes. It ends with an exit code other than 0 when a change goes unnoticed, or
+when a policy notices none.
 """
 
 _UNCHECKED: Final[Mapping[str, str]] = {
